@@ -1,0 +1,124 @@
+"""The command ``cra-smra``."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+USAGE = """usage: cra-smra COMMAND ...
+
+Fine-grained visual classification with channel re-attention and spatial multi-region attention.
+
+commands, each with --help:
+  train NAME   train a network by a named recipe; any field of the recipe is an option
+  eval RUN     evaluate a trained run directory
+"""
+
+
+def train_command(argv: list[str]) -> None:
+    """Train by a named recipe, then print what the run directory says."""
+    import tyro
+
+    from cra_smra.evaluate import read_run
+    from cra_smra.recipes import Recipe
+    from cra_smra.train import train
+
+    @dataclass
+    class Train:
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+        out: str | None = None
+        """The run directory; by default runs/ and a name made of data set, method,
+        backbone and seed. An interrupted run in it goes on after its last whole epoch.
+        """
+
+    choices = {
+        "birds": (
+            "CRA-SMRA on the drawn birds, minutes on two CPU cores.",
+            Train(Recipe.quick("birds")),
+        ),
+        "birds-plain": (
+            "The plain backbone on the drawn birds.",
+            Train(Recipe.quick("birds", method="plain")),
+        ),
+    }
+    options = tyro.extras.overridable_config_cli(
+        choices, prog="cra-smra train", args=argv, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    recipe = options.recipe
+    run = train(
+        recipe,
+        options.out or f"runs/{recipe.dataset}-{recipe.method}-{recipe.backbone}-seed{recipe.seed}",
+    )
+    record = read_run(run)
+    print(
+        f"{run}: epoch {record['result']['chosen_epoch']} of {recipe.epochs}, protocol {recipe.protocol}"
+    )
+    print_metrics(record["result"]["test"])
+    if "upper_bound_best_test_epoch" in record["result"]:
+        print(
+            f"upper bound, best test epoch      {record['result']['upper_bound_best_test_epoch']:7.2%}"
+        )
+    print(f"{record['wall_time_s']:.0f} s, {record['images_per_s']:.0f} training images/s")
+
+
+def eval_command(argv: list[str]) -> None:
+    """Evaluate a run directory and print the accuracies."""
+    import tyro
+
+    from cra_smra.evaluate import evaluate
+
+    @dataclass
+    class Eval:
+        """Evaluate a trained run: print its accuracies and write its predictions into
+        the run directory.
+        """
+
+        run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+        """The run directory, as written by train."""
+        split: Literal["test", "val"] = "test"
+        """val exists in protocol clean only."""
+        checkpoint: Literal["chosen", "last"] = "chosen"
+        """chosen: the epoch that the protocol chose."""
+
+    options = tyro.cli(Eval, prog="cra-smra eval", args=argv)
+    print_metrics(evaluate(options.run, options.split, options.checkpoint))
+
+
+def print_metrics(found: dict[str, float | int | list[float]]) -> None:
+    """One line per accuracy, in percent."""
+    error = f"+- {found['standard_error']:.2%}, one standard error on {found['images']} images"
+    print(f"accuracy, mean of softmax         {found['accuracy']:7.2%}  {error}")
+    print(f"accuracy, sum of logits           {found['accuracy_logits']:7.2%}")
+    print(f"accuracy, mean over classes       {found['accuracy_classes']:7.2%}")
+    for stage, accuracy in enumerate(found["accuracy_stages"], start=3):
+        print(f"accuracy, classifier of stage {stage}   {accuracy:7.2%}")
+    print(f"accuracy, joint classifier        {found['accuracy_overall']:7.2%}")
+
+
+COMMANDS = {"train": train_command, "eval": eval_command}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command; exits with 0, 1 (it failed, one line says why), 2 (wrong usage)
+    or 130 (interrupted).
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        sys.exit(0 if argv else 2)
+    if argv[0] not in COMMANDS:
+        print(
+            f"cra-smra: unknown command {argv[0]!r}; there are {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    try:
+        COMMANDS[argv[0]](argv[1:])
+    except KeyboardInterrupt:
+        print(
+            "cra-smra: interrupted; a training goes on when the same command is given again",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+        print(f"cra-smra: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,316 @@
+"""The embedded data set: procedural birds whose species differ by where a colour or a shape sits.
+
+A species is one value for each entry of ``ATTRIBUTES``. All species wear the same four colours on the head and the
+same four on the body, on parts of similar size, so that counting colours says next to nothing about the species.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.io import write_jpeg
+from tqdm.auto import tqdm
+
+from cra_smra.data.drawing import ATTRIBUTES, BODY, HEAD, NOISE_SIZE, PARTS, VERSION, Scene, render
+
+__all__ = ["ATTRIBUTES", "CUB_PARTS", "DIFFICULTIES", "PARTS", "Birds", "Scene", "noise", "portraits", "render",
+           "species", "species_names", "write_cub"]
+
+DIFFICULTIES: dict[str, int] = {"easy": 3, "medium": 2, "hard": 1}  # parts in which the nearest species differ
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+CUB_PARTS: tuple[str, ...] = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg",
+                              "left wing", "nape", "right eye", "right leg", "right wing", "tail", "throat")
+FAMILY, BATCH = 4, 32
+_OWNERS = np.array([PARTS.index(part) for part, _ in ATTRIBUTES.values()])  # attribute -> part
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser: counters in, well-mixed 64-bit numbers out, the same on every machine."""
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _uniform(*keys: int | np.ndarray, columns: int) -> np.ndarray:
+    """(..., columns) in [0, 1), a function of the keys alone; keys broadcast against each other."""
+    state = np.zeros(1, np.uint64)
+    for key in keys:
+        state = _mix(state ^ np.asarray(key, np.uint64))
+    state = _mix(state[..., None] + np.arange(columns, dtype=np.uint64))
+    return (state >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
+
+
+def noise(split: str, label: Tensor | int, number: Tensor | int, seed: int = 0) -> Tensor:
+    """The random numbers (B, NOISE_SIZE) of images ``number`` (B,) of classes ``label`` (B,) in a split."""
+    draw = _uniform(seed, 1 + SPLITS.index(split), np.atleast_1d(label), np.atleast_1d(number), columns=NOISE_SIZE)
+    return torch.from_numpy(draw)
+
+
+def _differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Codes (..., A), (..., A) -> (..., P) bool: the parts in which they differ."""
+    return np.stack([(a != b)[..., _OWNERS == p].any(-1) for p in range(len(PARTS))], -1)
+
+
+@lru_cache(maxsize=16)
+def _codes(num_classes: int, difficulty: str, seed: int) -> np.ndarray:
+    apart, tries = DIFFICULTIES[difficulty], 0
+
+    def draw(n: int) -> np.ndarray:
+        nonlocal tries
+        tries += 1
+        return _uniform(seed, 0, apart, tries, columns=n)[0]
+
+    sizes = [len(values) for _, values in ATTRIBUTES.values()]
+    codes = np.zeros((0, len(sizes)), np.int64)
+    while len(codes) < num_classes:
+        member = len(codes) % FAMILY
+        if member == 0:  # a new family, far from the others
+            code = (draw(len(sizes)) * sizes).astype(np.int64)
+            code[:4], code[4:8] = draw(4).argsort(), draw(4).argsort()
+            floor = apart + 3
+        else:  # a sibling: exactly `apart` parts from one of its family
+            parent = codes[len(codes) - 1 - int(draw(1)[0] * member)]
+            code, floor = parent.copy(), apart
+            while _differing(code, parent).sum() < apart:
+                move = draw(4)
+                if move[0] < 0.5:  # two parts of the head, or of the body, swap their colours
+                    i, j = (4 if move[1] < 0.5 else 0) + draw(4).argsort()[:2]
+                    code[[i, j]] = code[[j, i]]
+                else:
+                    i = 8 + int(move[1] * (len(sizes) - 8))
+                    code[i] = int(move[2] * sizes[i])
+            if _differing(code, parent).sum() != apart:
+                continue
+        if not len(codes) or _differing(codes, code).sum(-1).min() >= floor:
+            codes = np.concatenate([codes, code[None]])
+    return codes
+
+
+def _check(num_classes: int, size: int, difficulty: str, **counts: int) -> None:
+    if difficulty not in DIFFICULTIES:
+        raise ValueError(f"difficulty must be one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
+    if not 2 <= num_classes <= 200:
+        raise ValueError(f"num_classes must be from 2 to 200, got {num_classes}")
+    if size < 32:
+        raise ValueError(f"size must be at least 32 pixels, got {size}")
+    for name, count in counts.items():
+        low = 0 if name == "seed" else 1
+        if count < low:
+            raise ValueError(f"{name} must be at least {low}, got {count}")
+
+
+def species(num_classes: int = 20, difficulty: str = "medium", seed: int = 0) -> Tensor:
+    """Codes (K, A) of the species, one column per entry of ``ATTRIBUTES``; fewer classes are a prefix of more.
+
+    No two species differ in fewer than ``DIFFICULTIES[difficulty]`` parts, and families of four are that close.
+    """
+    _check(num_classes, 32, difficulty, seed=seed)
+    return torch.from_numpy(_codes(num_classes, difficulty, seed).copy())
+
+
+def species_names(codes: Tensor) -> list[str]:
+    """A name for each code (K, A), true of the bird and used once; the beak gives the noun."""
+    worn = {"crown": "crowned", "forehead": "fronted", "nape": "naped", "throat": "throated", "breast": "breasted",
+            "belly": "bellied", "back": "backed", "wing": "winged"}
+    other = {"crest": ("", "Crested"), "breast marks": ("", "Streaked", "Banded"),
+             "wing marks": ("Bar-winged", "Patch-winged", "Stripe-winged"),
+             "tail": ("Square-tailed", "Fork-tailed", "Long-tailed", "Fan-tailed"),
+             "eye": ("", "Spectacled", "Masked", "Browed"), "leg": ("Dark-legged", "Orange-legged")}
+    nouns = ("Finch", "Warbler", "Sunbird", "Starling")
+    taken: list[str] = []
+    for code in codes.tolist():
+        value = dict(zip(ATTRIBUTES, code))
+        words = [f"{(HEAD if part in list(worn)[:4] else BODY)[value[part]].title()}-{end}" for part, end in worn.items()]
+        words = sorted((w for w in words if not w.startswith("Plain")), key=lambda w: (w[:5] == "Cream", w[:5] == "Slate"))
+        words += [kinds[value[name]] for name, kinds in other.items() if kinds[value[name]]]
+        for picked in (c for n in (1, 2, 3, 4, len(words)) for c in combinations(words, n)):
+            name = f"{' '.join(reversed(picked))} {nouns[value['beak']]}"
+            if name not in taken:
+                taken.append(name)
+                break
+    return taken
+
+
+def portraits(num_classes: int = 20, size: int = 256, difficulty: str = "medium", seed: int = 0) -> Tensor:
+    """Each species at ease on plain paper, as in a field guide: (K, 3, size, size) float in [0, 1]."""
+    _check(num_classes, size, difficulty, seed=seed)
+    codes = species(num_classes, difficulty, seed)
+    neutral = torch.full((1, NOISE_SIZE), 0.5)
+    return torch.cat([render(c, neutral.expand(len(c), -1), size, scenery=False, parts=False).image
+                      for c in codes.split(8)])
+
+
+class Birds(Dataset):
+    """Birds of ``num_classes`` species, ``per_class`` images each, sorted by class; (uint8 CHW tensor, label).
+
+    split        "train", "val" or "test"; no two share an image
+    num_classes  2 to 200
+    size         pixels per side, at least 32
+    difficulty   "easy", "medium" or "hard": the nearest species differ in 3, 2 or 1 parts
+    seed         of the species and of the images, at least 0
+    transform    applied to the uint8 tensor (3, size, size)
+    device       where images are rendered; they are kept on the CPU
+
+    Image j of a class is a function of (seed, split, class, j): more images or classes leave it as it is, and
+    another size shows the same scene. Rendering happens at the first access, and once. ``images`` (N, 3, S, S)
+    uint8; ``boxes`` (N, 4) x, y, width, height in pixels around what shows of the bird; ``part_locations``
+    (N, P, 3) x, y and 1 where the part shows, zeros where it is covered or outside. Pixel i spans [i, i + 1).
+
+    Raises ValueError for a value outside its range.
+    """
+
+    def __init__(self, split: str = "train", *, num_classes: int = 20, per_class: int = 100, size: int = 96,
+                 difficulty: str = "medium", seed: int = 0, transform: Callable[[Tensor], Tensor] | None = None,
+                 device: str | torch.device = "cpu") -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        _check(num_classes, size, difficulty, per_class=per_class, seed=seed)
+        self.split, self.num_classes, self.per_class, self.size = split, num_classes, per_class, size
+        self.difficulty, self.seed, self.transform, self.device = difficulty, seed, transform, device
+        self.codes = species(num_classes, difficulty, seed)  # (K, A)
+        self.classes = species_names(self.codes)
+        self.class_to_idx = {name: k for k, name in enumerate(self.classes)}
+        self.targets = torch.arange(num_classes).repeat_interleave(per_class)  # (N,)
+        self._rendered: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is outside a set of {len(self)} images")
+        image = self.images[index]
+        return image if self.transform is None else self.transform(image), int(self.targets[index])
+
+    images = property(lambda self: self._all()[0], doc="(N, 3, S, S) uint8")
+    boxes = property(lambda self: self._all()[1], doc="(N, 4) float: x, y, width, height in pixels")
+    part_locations = property(lambda self: self._all()[2], doc="(N, P, 3) float: x, y in pixels, visible 0 or 1")
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with anything that changes a pixel."""
+        facts = (VERSION, self.split, self.num_classes, self.per_class, self.size, self.seed, self.codes.tolist())
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    def scenes(self, indices: Sequence[int] | Tensor) -> Iterator[Scene]:
+        """The images ``indices`` as rendered, with their parts, in batches."""
+        for chosen in torch.as_tensor(indices, dtype=torch.long).reshape(-1).split(BATCH):
+            labels = self.targets[chosen]
+            draw = noise(self.split, labels, chosen % self.per_class, self.seed)
+            with torch.no_grad():
+                yield render(self.codes[labels].to(self.device), draw.to(self.device), self.size)
+
+    def masks(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """What shows of each part, (B, P, S, S) bool; no pixel belongs to two parts."""
+        indices = torch.as_tensor(indices, dtype=torch.long).reshape(-1) % len(self)
+        shape = (0, len(PARTS), self.size, self.size)
+        return torch.cat([torch.zeros(shape, dtype=torch.bool), *((s.parts > 0.5).cpu() for s in self.scenes(indices))])
+
+    def neighbours(self, label: int) -> tuple[int, ...]:
+        """The species nearest to ``label``, by the number of parts in which they differ."""
+        distance = _differing(self.codes.numpy(), self.codes[label].numpy()).sum(-1)
+        distance[label] = len(PARTS) + 1
+        return tuple(np.flatnonzero(distance == distance.min()).tolist())
+
+    def distinguishing_parts(self, a: int, b: int | None = None) -> tuple[str, ...]:
+        """The parts in which species ``a`` and ``b`` differ; without ``b``, all that tell it from its neighbours."""
+        others = self.neighbours(a) if b is None else (b,)
+        differ = _differing(self.codes[list(others)].numpy(), self.codes[a].numpy()).any(0)
+        return tuple(part for part, yes in zip(PARTS, differ) if yes)
+
+    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self._rendered is None:
+            bar = tqdm(total=len(self), desc=f"drawing birds ({self.split})", unit="image", leave=False,
+                       disable=len(self) <= 1000)
+            done = []
+            with bar:
+                for scene in self.scenes(range(len(self))):
+                    done.append(_measure(scene))
+                    bar.update(len(done[-1][0]))
+            self._rendered = tuple(torch.cat(column) for column in zip(*done))
+        return self._rendered
+
+
+def _measure(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch as uint8 images (B, 3, S, S), boxes (B, 4) and part locations (B, P, 3)."""
+    size = scene.image.shape[-1]
+    at = torch.arange(size, device=scene.image.device) + 0.5
+    mask = (scene.parts > 0.5).float()  # (B, P, S, S)
+    area = mask.sum((2, 3))
+    x, y = (mask.sum(2) @ at) / area.clamp_min(1), (mask.sum(3) @ at) / area.clamp_min(1)
+    seen = (area > 0) & (scene.parts.sum((2, 3)) > 0.35 * scene.uncovered)
+    location = torch.stack([x, y, torch.ones_like(x)], -1) * seen[..., None]
+    bird = scene.bird > 0.5
+    sides = []
+    for line in (bird.any(1), bird.any(2)):  # columns, rows: (B, S)
+        first, last = line.float().argmax(1), size - line.flip(1).float().argmax(1)
+        sides.append((first, (last - first) * line.any(1)))
+    (left, width), (top, height) = sides
+    box = torch.stack([left, top, width, height], 1).float()
+    image = (scene.image * 255).round().to(torch.uint8)
+    return image.cpu(), box.cpu(), location.cpu()
+
+
+def write_cub(root: str | Path, *, num_classes: int = 20, train_per_class: int = 30, test_per_class: int = 30,
+              size: int = 96, difficulty: str = "medium", seed: int = 0) -> Path:
+    """Write the birds in CUB-200-2011's official layout, as JPEG, to ``root``/CUB_200_2011; returns that folder.
+
+    A bird facing right shows its right eye, leg and wing, and the left ones count as invisible. The folder appears
+    complete or not at all. Raises FileExistsError if it is there already, ValueError for a value out of range.
+    """
+    _check(num_classes, size, difficulty, train_per_class=train_per_class, test_per_class=test_per_class, seed=seed)
+    target = Path(root) / "CUB_200_2011"
+    if target.exists():
+        raise FileExistsError(f"{target} exists already: remove it or choose another root")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".CUB_200_2011-", dir=target.parent))
+    try:
+        _fill_cub(draft, num_classes, (("train", train_per_class), ("test", test_per_class)),
+                  dict(size=size, difficulty=difficulty, seed=seed))
+        draft.chmod(0o755)
+        os.rename(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _fill_cub(folder: Path, num_classes: int, splits: tuple[tuple[str, int], ...], options: dict) -> None:
+    sets = [Birds(split, num_classes=num_classes, per_class=count, **options) for split, count in splits]
+    folders = [f"{k:03d}.{name.replace(' ', '_')}" for k, name in enumerate(sets[0].classes, 1)]
+    lines: dict[str, list[str]] = {name: [] for name in (
+        "images", "image_class_labels", "train_test_split", "bounding_boxes", "parts/part_locs")}
+    number = 0
+    for k, name in enumerate(folders):
+        (folder / "images" / name).mkdir(parents=True)
+        for ds, (split, count) in zip(sets, splits):
+            for i in range(k * count, (k + 1) * count):
+                number += 1
+                file = f"{name}/{name[4:]}_{i - k * count:04d}_{number}.jpg"
+                write_jpeg(ds.images[i], str(folder / "images" / file), quality=95)
+                lines["images"].append(f"{number} {file}")
+                lines["image_class_labels"].append(f"{number} {k + 1}")
+                lines["train_test_split"].append(f"{number} {int(split == 'train')}")
+                lines["bounding_boxes"].append(" ".join([str(number), *(f"{v:.1f}" for v in ds.boxes[i].tolist())]))
+                faces_right = noise(split, k, i - k * count, ds.seed)[0, 0] >= 0.5
+                side = "right" if faces_right else "left"
+                for p, part in enumerate(CUB_PARTS, 1):
+                    known = part.removeprefix(side + " ")
+                    spot = ds.part_locations[i, PARTS.index(known)].tolist() if known in PARTS else (0.0, 0.0, 0.0)
+                    lines["parts/part_locs"].append(f"{number} {p} {spot[0]:.2f} {spot[1]:.2f} {int(spot[2])}")
+    lines["classes"] = [f"{k} {name}" for k, name in enumerate(folders, 1)]
+    lines["parts/parts"] = [f"{p} {part}" for p, part in enumerate(CUB_PARTS, 1)]
+    (folder / "parts").mkdir()
+    for name, rows in lines.items():
+        (folder / f"{name}.txt").write_text("\n".join(rows) + "\n")

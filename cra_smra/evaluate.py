@@ -1,0 +1,191 @@
+"""What a trained network is worth: predictions on a split, kept on disk, and the
+numbers drawn from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from cra_smra.data.transforms import normalise
+from cra_smra.model import fuse
+from cra_smra.recipes import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+EVAL_BATCH = 64
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file so that it is either there in full or not at all, whenever the
+    process dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with open(partial, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as JSON, in full or not at all."""
+    text = json.dumps(value, indent=2) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_run(run: str | Path) -> dict[str, object]:
+    """The contents of a run directory's run.json. Raises ValueError with one line when
+    there is none.
+    """
+    path = Path(run) / "run.json"
+    if not path.is_file():
+        raise ValueError(f"{run} is not a run directory: it holds no run.json")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, object]:
+    """A checkpoint, read without running any code that it may hold. Raises ValueError
+    when it is damaged.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}: train the run first")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read: it is damaged or holds code"
+        ) from error
+
+
+@torch.no_grad()
+def predict_split(
+    model: nn.Module, loader: DataLoader, accelerator: Accelerator, statistics: str
+) -> dict[str, Tensor]:
+    """Outputs for every image of a prepared loader, once each and in order, on the CPU.
+
+    Returns ``stage_logits`` (N, stages, K), ``overall_logits`` (N, K) and ``targets``
+    (N,), float32 and int64.
+    """
+    was_training = model.training
+    model.eval()
+    rows: list[tuple[Tensor, ...]] = []
+    for images, targets in tqdm(
+        loader, desc="evaluate", leave=False, disable=not accelerator.is_main_process
+    ):
+        output = model(normalise(images, statistics))
+        found = accelerator.gather_for_metrics(
+            (output.stage_logits, output.overall_logits, targets)
+        )
+        rows.append(
+            tuple(part.float().cpu() if part.is_floating_point() else part.cpu() for part in found)
+        )
+    model.train(was_training)
+    stage_logits, overall_logits, targets = (
+        torch.cat(column) for column in zip(*rows, strict=True)
+    )
+    return {"stage_logits": stage_logits, "overall_logits": overall_logits, "targets": targets}
+
+
+def metrics(predictions: dict[str, Tensor]) -> dict[str, float | int | list[float]]:
+    """Accuracies in [0, 1] from what ``predict_split`` returns.
+
+    ``accuracy`` is top-1 of the mean of the softmax outputs, ``accuracy_logits`` that
+    of their summed logits, ``accuracy_stages`` and ``accuracy_overall`` those of the
+    single outputs, ``accuracy_classes`` the mean of the accuracies of the classes,
+    ``standard_error`` the binomial one of ``accuracy``, ``images`` their number.
+    """
+    targets = predictions["targets"]
+    stages, overall = predictions["stage_logits"], predictions["overall_logits"]
+    right = fuse(stages, overall).argmax(dim=1) == targets  # (N,)
+    accuracy = right.double().mean().item()
+    return {
+        "accuracy": accuracy,
+        "accuracy_logits": top1(fuse(stages, overall, "logits"), targets),
+        "accuracy_stages": [top1(logits, targets) for logits in stages.unbind(dim=1)],
+        "accuracy_overall": top1(overall, targets),
+        "accuracy_classes": torch.stack(
+            [right[targets == k].double().mean() for k in targets.unique()]
+        )
+        .mean()
+        .item(),
+        "standard_error": (accuracy * (1 - accuracy) / len(targets)) ** 0.5,
+        "images": len(targets),
+    }
+
+
+def top1(scores: Tensor, targets: Tensor) -> float:
+    """Share of rows of (N, K) scores whose largest entry is the target."""
+    return (scores.argmax(dim=1) == targets).double().mean().item()
+
+
+def evaluate(
+    run: str | Path, split: str = "test", checkpoint: str = "chosen"
+) -> dict[str, float | int | list[float]]:
+    """Evaluate a run directory on "test" or "val", write the predictions into it and
+    return the metrics.
+
+    ``checkpoint`` is "chosen", the epoch that the protocol chose, or "last".
+    Predictions go to predictions.npz for the test split, else to predictions_val.npz.
+    Raises ValueError when the run or the checkpoint is not there, or when the data set
+    is not the one that the run was trained on.
+    """
+    run = Path(run)
+    record = read_run(run)
+    recipe = Recipe.from_dict(record["recipe"])
+    state = read_checkpoint(run / "checkpoints" / f"{checkpoint}.pt")
+    dataset = recipe.load(split)
+    if list(dataset.classes) != record["dataset"]["classes"]:
+        raise ValueError(f"the classes of {recipe.dataset} are not those that {run} was trained on")
+    accelerator = make_accelerator(recipe)
+    model = replace(recipe, weights=None).build(
+        len(dataset.classes)
+    )  # the checkpoint replaces all weights
+    model.load_state_dict(state["model"])
+    loader = DataLoader(dataset, batch_size=EVAL_BATCH, num_workers=recipe.workers)
+    model, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), loader)
+    predictions = predict_split(model, loader, accelerator, recipe.normalisation)
+    if accelerator.is_main_process:
+        write_predictions(
+            run / ("predictions.npz" if split == "test" else f"predictions_{split}.npz"),
+            predictions,
+        )
+    return metrics(predictions)
+
+
+def write_predictions(path: Path, predictions: dict[str, Tensor]) -> None:
+    """Write what ``predict_split`` returned as .npz, in full or not at all."""
+    arrays = {name: values.numpy() for name, values in predictions.items()}
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """accelerate's Accelerator with the recipe's precision; shuffling depends on the
+    recipe's seed alone.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DataLoaderConfiguration
+
+    precision = recipe.precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    AcceleratorState._reset_state()  # else a second run in one process could not use another precision
+    loading = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed)
+    return Accelerator(mixed_precision=precision, dataloader_config=loading)

@@ -138,8 +138,8 @@ def _berries(n, colours, xs, ys, canvas):
     for k, name in enumerate(("crimson", "black", "cream", "golden", "slate")):
         v = u[:, k]
         centre = v[:, :4].reshape(-1, 2, 2).repeat_interleave(DOTS // 2, 1) * 1.05                    # (B, DOTS, 2)
-        spread = .085 + .035 * v[:, 4:5]
-        at = centre + v[:, 7:].reshape(-1, DOTS, 2) * spread[..., None] * 1.9
+        spread = .07 + .03 * v[:, 4:5]
+        at = centre + v[:, 7:].reshape(-1, DOTS, 2) * spread[..., None] * 2.6
         amount = (v[:, 5:6] * 1.3 + .45).clamp(0, 1)                                                  # a third have none
         f = _glow(at[..., 0], at[..., 1], spread.expand(-1, DOTS), amount[..., None].expand(-1, DOTS, 1), xs, ys)
         a = ((f - .42) * (4 + 3 * v[:, 6, None, None, None])).clamp(0, 1)
@@ -183,13 +183,13 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     px = torch.full_like(one["x"][0], size / 2)                                                       # pixels per unit
 
     # frames: world (the bird's scale, upright), body (tilted), head (nearly level), wing and tail (x backwards)
-    scale = .69 + .09 * one["scale"][0]
-    wx, wy = _turn((x - .08 - .14 * one["x"][0]) / scale, (y - .03 - .12 * one["y"][0]) / scale, .10 * one["roll"][0])
+    scale = .80 + .10 * one["scale"][0]
+    wx, wy = _turn((x - .12 - .14 * one["x"][0]) / scale, (y - .02 - .12 * one["y"][0]) / scale, .10 * one["roll"][0])
     tilt = .40 + .26 * one["tilt"][0]
     bx, by = _turn(wx, wy, tilt)
     ahead, up, nod = one["head"]
     hx, hy = _turn(bx - .40 - .05 * ahead, by - .33 - .05 * up, -.32 - .22 * one["tilt"][0] + .22 * nod)
-    ux, uy = _turn(.12 - bx, by - .05, -.03 + .07 * one["droop"][0])
+    ux, uy = _turn(.15 - bx, by - .01, -.02 + .07 * one["droop"][0])
     tx, ty = _turn(-.44 - bx, by - .04, .06 + .16 * one["tail"][0])
 
     def cover(d, soft=1e9):
@@ -205,12 +205,12 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
 
     # silhouette and its shading: rounded by the distance from the outline, lit from above
     fat = 1 + .05 * one["fat"][0]
-    d_body = _smooth_union(_capsule(bx, by, .16, -.03, -.44, .04, .36 * fat, .13),
-                           torch.sqrt(hx ** 2 + (hy * 1.05) ** 2 + 1e-9) - .27, .22)
+    d_body = _smooth_union(_capsule(bx, by, .14, -.04, -.46, .06, .37 * fat, .12),
+                           torch.sqrt(hx ** 2 + (hy * 1.05) ** 2 + 1e-9) - .27, .34)
     on = value["crest"][..., None]
-    d_crest = torch.maximum(_capsule(hx, hy, .02, .15, -.27, .38, .15, .015), .16 - hy) + (1 - on) * 9.
-    body = torch.maximum(cover(d_body, 60), cover(d_crest))
-    edge = (-torch.minimum(d_body, d_crest) / .20).clamp(0, 1)
+    d_crest = _capsule(hx, hy + .5 * (hx + .1) ** 2, -.02, .17, -.33, .44, .105, .012) + (1 - on) * 9.
+    body = cover(d_body, 60)
+    edge = (-d_body / .20).clamp(0, 1)
     light = 1 + .10 * wy + .07 * one["light"][0] * wx
     fluff = .018 * torch.sin(31 * bx + 6 * torch.sin(17 * by)) * torch.sin(27 * by)
     round_ = (.70 + .34 * edge * (2 - edge)) * light + .12 * (wy.clamp(-.5, .6)) + fluff
@@ -242,25 +242,27 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
 
     # wing: marks, coverts (coloured), quills; feather lines converge at the tip
     bend = uy + .10 * ux * ux
-    half = (.215 - .25 * ux).clamp(.03, .215)
-    d_wing = _capsule(ux, bend, .0, .0, .70, .03, .205, .022)
+    half = (.24 - .255 * ux).clamp(.03, .24)
+    d_wing = _capsule(ux, bend, .0, .0, .80, .05, .235, .022)
     rel = bend / half
     row = rel * 3.5
     quill = (row - row.round()).abs() / 3.5 * half
     seam = cover(quill - .007) * ((ux - .20) * 9).clamp(0, 1)
-    scale_ = torch.sqrt((ux * 9 - (ux * 9).round()) ** 2 + .0) * 0
     wing = cover(d_wing)
     mark = value["wing marks"][..., None]
     arc = ux + .25 * bend * bend
-    bars = torch.minimum((arc - .12).abs(), (arc - .27).abs()) - .030
-    patch = _ellipse(ux, bend, .33, -.02, .14, .085)
-    stripe = torch.maximum((rel - .62).abs() * half - .036, torch.maximum(-.06 - ux, ux - .50))
+    bars = torch.minimum((arc - .13).abs(), (arc - .30).abs()) - .032
+    patch = _ellipse(ux, bend, .36, -.03, .15, .09)
+    stripe = torch.maximum((rel - .62).abs() * half - .036, torch.maximum(-.06 - ux, ux - .55))
     d_mark = torch.where(mark == 0, bars, torch.where(mark == 1, patch, stripe))
     inside = (-d_wing / .10).clamp(0, 1)
     wing_light = (.80 + .24 * inside * (2 - inside)) * light + .10 * wy.clamp(-.5, .5)
     free = put("wing", colours["cream"], free * cover(torch.maximum(d_mark, d_wing + .02)), wing_light)
-    free = put("wing", tone_of("wing", BODY), free * wing * cover(arc - .34, 25), wing_light * (1 - .20 * seam))
+    free = put("wing", tone_of("wing", BODY), free * wing * cover(arc - .40, 25), wing_light * (1 - .20 * seam))
     free = put("wing", colours["quill"], free * wing, wing_light * (1 + .55 * seam))
+
+    tuft = (-d_crest / .08).clamp(0, 1)
+    free = put("crown", tone_of("crown", HEAD), free * cover(d_crest), (.80 + .26 * tuft) * light)
 
     # plumage: the regions share the silhouette between them
     rest = free * body
@@ -272,14 +274,13 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
 
     rest = region("throat", tone_of("throat", HEAD), cover(_ellipse(hx, hy, .15, -.25, .20, .17), 30), round_)
     rest = region("forehead", tone_of("forehead", HEAD), cover(_ellipse(hx, hy, .24, .13, .13, .14), 30), round_)
-    rest = region("crown", tone_of("crown", HEAD), torch.maximum(cover(_ellipse(hx, hy, -.04, .27, .24, .15), 30),
-                                                                 cover(d_crest)), round_)
+    rest = region("crown", tone_of("crown", HEAD), cover(_ellipse(hx, hy, -.04, .27, .24, .15), 30), round_)
     rest = region("nape", tone_of("nape", HEAD), cover(_ellipse(hx, hy, -.30, -.02, .17, .24), 30), round_)
     kind = value["breast marks"][..., None]
     cell = bx * 8.5
     dash = torch.maximum((cell - cell.round()).abs() / 8.5 - .024, (((by * 4 + cell.round() * .5) % 1) - .5).abs() / 4 - .08)
     band = (torch.sqrt((bx - .12) ** 2 + (by - .12) ** 2 + 1e-9) - .30).abs() - .035
-    d_breast = _ellipse(bx, by, .40, -.10, .27, .34)
+    d_breast = _ellipse(bx, by, .40, -.12, .32, .36)
     d_spot = torch.where(kind == 1, torch.maximum(dash, d_breast + .04), torch.where(
         kind == 2, torch.maximum(band, d_breast), 9.))
     rest = region("breast", colours["quill"], cover(d_spot) * .85, round_)
@@ -291,9 +292,9 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
 
     # legs in front of the branch, tail behind the bird
     leg = torch.minimum(*[torch.minimum(torch.minimum(
-        _capsule(wx, wy, dx, -.30, dx - .03, -.46, .06, .026), _capsule(wx, wy, dx - .03, -.46, dx + .02, -.62, .024, .022)),
-        torch.minimum(_capsule(wx, wy, dx + .02, -.62, dx + .12, -.64, .022, .016),
-                      _capsule(wx, wy, dx + .02, -.62, dx - .06, -.64, .022, .014))) for dx in (.10, -.06)])
+        _capsule(wx, wy, dx, -.30, dx - .03, -.45, .07, .026), _capsule(wx, wy, dx - .03, -.45, dx + .02, -.585, .024, .022)),
+        torch.minimum(_capsule(wx, wy, dx + .02, -.585, dx + .12, -.605, .022, .016),
+                      _capsule(wx, wy, dx + .02, -.585, dx - .06, -.605, .022, .014))) for dx in (.10, -.06)])
     free = put("leg", tone_of("leg", ("horn", "orange")), free * cover(leg), light)
     length, root, end, notch = [c[:, 0] for c in shape(TAILS, "tail")]
     t = (tx / length).clamp(0, 1)
@@ -303,7 +304,7 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     seam = cover((row - row.round()).abs() / 2.5 * half - .006)
     free = put("tail", colours["quill"], free * cover(d_tail), (.95 + .15 * ty / half) * light * (1 + .4 * seam))
 
-    by_branch = wy + .70 + .05 * one["branch"][0] * wx + .04 * torch.sin(wx * 2 + 3 * one["branch"][1]) * one["branch"][2]
+    by_branch = wy + .665 + .05 * one["branch"][0] * wx + .04 * torch.sin(wx * 2 + 3 * one["branch"][1]) * one["branch"][2]
     thick = .060 - .012 * wx
     bark = like.new_tensor((.45, .36, .29)).expand(batch, 3)
     grain = .05 * torch.sin(wx * 23 + 9 * torch.sin(by_branch * 40))

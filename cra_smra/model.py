@@ -120,14 +120,14 @@ class Classifier(nn.Module):
 class CRASMRA(Classifier):
     """Backbone, CRAM after stages 3, 4 and 5, four classifiers, and in training SMRAM.
 
-    ``backbone``, ``weights`` and ``final_norm`` go to :class:`Backbone`, ``reduction``,
-    ``omega``, ``delta`` and ``neck`` to :class:`CRAM`, ``shared_phi`` to
-    :class:`SMRAM`. ``cram="cbam"`` puts CBAM in CRAM's place, ``cram=None`` only the
+    ``backbone``, ``weights`` and ``final_norm`` go to ``Backbone``, ``reduction``,
+    ``omega``, ``delta`` and ``neck`` to ``CRAM``, ``shared_phi`` to
+    ``SMRAM``. ``cram="cbam"`` puts CBAM in CRAM's place, ``cram=None`` only the
     convolution; ``smram=False`` leaves SMRAM out: the rows of the paper's Table 3.
     ``out_channels`` is C_a, ``pooling`` and ``head`` shape the classifiers.
 
     ``forward`` maps normalised images (B, 3, H, W), H and W at least 64 pixels, to an
-    :class:`Output`; ``diversity_loss`` is None in evaluation mode, where SMRAM is not
+    ``Output``; ``diversity_loss`` is None in evaluation mode, where SMRAM is not
     run. Raises ValueError for values out of range.
     """
 
@@ -249,9 +249,9 @@ class PlainNetwork(Classifier):
     """The plain backbone: global average pooling and one linear layer, as torchvision's
     own classifier.
 
-    ``forward`` maps images (B, 3, H, W) to an :class:`Output` without stages, so that
+    ``forward`` maps images (B, 3, H, W) to an ``Output`` without stages, so that
     the same loss, training and evaluation serve both networks. Arguments as in
-    :class:`CRASMRA`.
+    ``CRASMRA``.
     """
 
     def __init__(

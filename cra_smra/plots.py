@@ -6,6 +6,7 @@ Series differ in lightness, dash and marker as well as in hue, so that they surv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 PAPER = "#fbfaf6"
@@ -156,4 +158,176 @@ def lines(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Fi
             axes.plot(values, color=COLOURS[index], linestyle=DASHES[index % 4], label=name)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.legend()
+    return figure
+
+
+def loss_routes(
+    apart: tuple[Sequence[float], Mapping[str, Sequence[float]]],
+    sharper: tuple[Sequence[float], Mapping[str, Sequence[float]]],
+) -> Figure:
+    """Two ways to lower L_div: measures against the distance of the maps, and against the scale of their logits."""
+    with style():
+        figure, panels = plt.subplots(1, 2, figsize=(5.2, 3.2), sharey=True)
+        for axes, (x, measures) in zip(panels, (apart, sharper), strict=True):
+            for index, (name, values) in enumerate(measures.items()):
+                line = {"color": COLOURS[index], "linestyle": DASHES[index], "marker": MARKERS[index]}
+                label = {"L_div": "$L_{div}$"}.get(name, name)
+                axes.plot(x, values, linewidth=2, markersize=4, label=label, **line)
+        panels[0].set(title="moving apart", xlabel="distance, pixels", ylim=(-0.03, 1.03))
+        panels[1].set(title="sharpening alone", xlabel="scale of the logits", xscale="log")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=11)
+    return figure
+
+
+def map_columns(columns: Mapping[str, Tensor]) -> Figure:
+    """Named sets of the stages' maps (stages, P), one column each; every map is scaled to its own maximum.
+
+    P must be a square number.
+    """
+    stages, pixels = next(iter(columns.values())).shape
+    side = round(pixels**0.5)
+    with style():
+        figure, grid = plt.subplots(stages, len(columns), figsize=(1.55 * len(columns), 1.55 * stages), squeeze=False)
+        for column, (name, maps) in enumerate(columns.items()):
+            grid[0, column].set_title(name, fontsize=11)
+            for stage in range(stages):
+                axes = grid[stage, column]
+                axes.set(xticks=[], yticks=[])
+                axes.grid(False)
+                axes.spines[:].set_visible(True)
+                axes.imshow(maps[stage].reshape(side, side).float().cpu(), cmap="Greys", vmin=0)
+                if column == 0:
+                    axes.set_ylabel(STAGES[stage], fontsize=11)
+    return figure
+
+
+def cost_bars(costs: Mapping[str, float], unit: str) -> Figure:
+    """Named costs as horizontal bars, the first at the top, each with its number."""
+    with style():
+        figure, axes = plt.subplots(figsize=(5.2, 0.5 * len(costs) + 0.9))
+        names = list(costs)[::-1]
+        bars = axes.barh(names, [costs[name] for name in names], color=COLOURS[0], height=0.6)
+        axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=11)
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", labelsize=11)
+        axes.set(xlabel=unit, xlim=(0, 1.15 * max(costs.values())))
+    return figure
+
+
+def suppressed_by_delta(deltas: Sequence[float], shares: Mapping[str, Sequence[float]]) -> Figure:
+    """The share of suppressed channels, in [0, 1], against CRAM's threshold delta, one line for each set of gates."""
+    with style():
+        figure, axes = plt.subplots(figsize=(4.8, 3.6))
+        for index, (name, values) in enumerate(shares.items()):
+            line = {"color": COLOURS[index], "linestyle": DASHES[index % 4], "linewidth": 2.2}
+            axes.plot(deltas, [100 * value for value in values], label=name, **line)
+        bound = 1 / math.e
+        axes.axvspan(min(deltas), bound, color="#e6e2d6", zorder=0)
+        axes.text((min(deltas) + bound) / 2, 50, "all, below 1/e", rotation=90, ha="center", va="center", fontsize=11)
+        axes.axvline(0.9, color=INK, linewidth=0.9)
+        axes.text(0.89, 4, "paper: 0.9", ha="right", fontsize=11)
+        axes.set(xlim=(min(deltas), max(deltas)), ylim=(0, 104))
+        axes.set_xlabel("threshold δ", fontsize=12)
+        axes.set_ylabel("suppressed channels, %", fontsize=12)
+        axes.tick_params(labelsize=11)
+        figure.legend(loc="outside upper center", fontsize=11)
+    return figure
+
+
+def suppressed_by_range(
+    even: tuple[Sequence[float], Sequence[float]], measured: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    bound: float,
+) -> Figure:
+    """The share of suppressed channels, in [0, 1], against the range of the gates in one image, its ``bound`` marked.
+
+    ``even`` holds ranges and shares of evenly spread gates, ``measured`` those of a network's stages.
+    """
+    with style():
+        figure, axes = plt.subplots(figsize=(4.8, 3.6))
+        axes.axvspan(min(even[0]), bound, color="#e6e2d6", zorder=0)
+        axes.plot(even[0], [100 * share for share in even[1]], color=INK, linewidth=1.2, label="evenly spread")
+        for index, (name, (ranges, shares)) in enumerate(measured.items()):
+            look = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": DASHES[index], "markersize": 7}
+            axes.plot(ranges, [100 * share for share in shares], label=name, **look)
+        axes.text(bound * 0.93, 50, f"all: range below {bound:.3f}", rotation=90, ha="right", va="center", fontsize=11)
+        axes.set(xscale="log", xlim=(min(even[0]), max(even[0])), ylim=(0, 104))
+        axes.set_xticks([0.03, 0.1, 0.3, 1], ["0.03", "0.1", "0.3", "1"])
+        axes.minorticks_off()
+        axes.set_xlabel("range of the gates, $I_{max} - I_{min}$", fontsize=12)
+        axes.set_ylabel("suppressed channels, %", fontsize=12)
+        axes.tick_params(labelsize=11)
+        figure.legend(loc="outside upper center", ncols=2, fontsize=11)
+    return figure
+
+
+def marked_birds(rows: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """Named rows of images (N, 3, S, S) and of masks (N, S, S) bool, whose outline is drawn on the image."""
+    count = len(next(iter(rows.values()))[0])
+    with style():
+        figure, grid = plt.subplots(len(rows), count, figsize=(1.4 * count, 1.65 * len(rows)), squeeze=False)
+        for line, (name, (images, masks)) in zip(grid, rows.items(), strict=True):
+            line[0].set_title(name, fontsize=11, loc="left")
+            for axes, image, mask in zip(line, images, masks, strict=True):
+                bare(axes).imshow(as_picture(image))
+                if mask.any():
+                    for colour, width in (("white", 3.2), (INK, 1.4)):
+                        axes.contour(mask.float().cpu(), levels=[0.5], colors=colour, linewidths=width)
+    return figure
+
+
+def distance_shares(panels: Mapping[str, Mapping[str, Tensor]], bins: int = 30) -> Figure:
+    """One panel for each kind of distance: histograms of its named sets of distances, as shares of each set."""
+    with style():
+        figure, axes = plt.subplots(1, len(panels), figsize=(5.2, 3.1), sharey=True, squeeze=False)
+        for place, (title, sets) in zip(axes.flat, panels.items(), strict=True):
+            values = torch.cat([distances.flatten() for distances in sets.values()])
+            edges = torch.linspace(values.min().item(), values.max().item(), bins + 1).numpy()
+            for index, (name, distances) in enumerate(sets.items()):
+                counts, _ = torch.histogram(distances.flatten().double(), torch.from_numpy(edges).double())
+                look = {"color": COLOURS[index], "linestyle": DASHES[index], "linewidth": 2}
+                place.stairs((100 * counts / counts.sum()).numpy(), edges, label=name, **look)
+            place.set_title(title, fontsize=11)
+            place.set_xlabel("distance", fontsize=11)
+        axes[0, 0].set_ylabel("share of the pairs, %", fontsize=11)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10)
+    return figure
+
+
+def selection_gain(looks: Sequence[int], gains: Mapping[str, Sequence[float]], claimed: float) -> Figure:
+    """The expected gain of the best of so many accuracies, in points, by name, with a claimed gain as a level line."""
+    with style():
+        figure, axes = plt.subplots(figsize=(4.8, 3.4))
+        for index, (name, values) in enumerate(gains.items()):
+            look = {"color": COLOURS[index], "linestyle": DASHES[index], "marker": MARKERS[index], "markersize": 6}
+            axes.plot(looks, values, label=name, linewidth=2, **look)
+        axes.axhline(claimed, color=INK, linewidth=1)
+        axes.text(looks[-1], claimed + 0.02, f"{claimed:.1f} points", ha="right", va="bottom", fontsize=11)
+        axes.set(xscale="log", ylim=(0, None))
+        axes.set_xticks(list(looks), [str(count) for count in looks])
+        axes.minorticks_off()
+        axes.set_xlabel("accuracies to choose from", fontsize=11)
+        axes.set_ylabel("expected gain, points", fontsize=11)
+        axes.tick_params(labelsize=11)
+        axes.legend(fontsize=11)
+    return figure
+
+
+def fields_of_view(image: Tensor, views: Mapping[str, tuple[int, int, tuple[float, float]]]) -> Figure:
+    """An image (3, S, S), once for each named view: a cell's stride and its receptive field, in pixels, round (x, y).
+
+    The cell is filled, the field is outlined; what lies outside the field is dimmed.
+    """
+    side = image.shape[-1]
+    with style():
+        figure, grid = plt.subplots(1, len(views), figsize=(1.9 * len(views), 2.3), squeeze=False)
+        for axes, (name, (stride, field, (x, y))) in zip(grid.flat, views.items(), strict=True):
+            shown = as_picture(image).float() / (255 if image.dtype == torch.uint8 else 1)
+            at = torch.arange(side) + 0.5
+            inside = ((at - x).abs() <= field / 2) & ((at - y).abs() <= field / 2)[:, None]  # (S, S)
+            shown = torch.where(inside[..., None], shown, 0.55 + 0.3 * shown)
+            bare(axes).imshow(shown.clamp(0, 1), extent=(0, side, side, 0))
+            for width, look in ((field, {"fill": False, "linewidth": 2}), (stride, {"color": COLOURS[5]})):
+                axes.add_patch(Rectangle((x - width / 2, y - width / 2), width, width, **({"edgecolor": INK} | look)))
+            axes.set(xlim=(0, side), ylim=(side, 0))
+            axes.set_title(name, fontsize=11)
     return figure

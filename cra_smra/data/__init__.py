@@ -84,7 +84,7 @@ def load_dataset(
     labels from 0.
 
     ``name`` is "birds", which is drawn, not read, and needs no ``root``; ``options`` go
-    to :class:`Birds` (num_classes, per_class, size, difficulty, seed). ``split`` is
+    to ``Birds`` (num_classes, per_class, size, difficulty, seed). ``split`` is
     "train", "val" or "test". Protocol "clean" holds out a tenth of each class's
     training images as "val"; protocol "paper" trains on all of them and has no "val".
     The test images are the same in both. The result has ``classes``, ``class_to_idx``,

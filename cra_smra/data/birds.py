@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from cra_smra.data.drawing import ATTRIBUTES, BODY, HEAD, NOISE_SIZE, PARTS, VERSION, Scene, render
 
-__all__ = ["ATTRIBUTES", "CUB_PARTS", "DIFFICULTIES", "PARTS", "Birds", "Scene", "noise", "portraits", "render",
+__all__ = ["ATTRIBUTES", "CUB_PARTS", "DIFFICULTIES", "NOISE_SIZE", "PARTS", "Birds", "Scene", "noise", "portraits", "render",
            "species", "species_names", "write_cub"]
 
 DIFFICULTIES: dict[str, int] = {"easy": 3, "medium": 2, "hard": 1}  # parts in which the nearest species differ

@@ -29,7 +29,7 @@ ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
 BLOBS, DOTS, LEAVES = 10, 6, 6
 NOISE: dict[str, int] = {
     "flip": 1, "x": 1, "y": 1, "scale": 1, "roll": 1, "tilt": 1, "head": 3, "tail": 1, "droop": 1, "fat": 1,
-    "shade": 3, "hue": 6, "light": 3, "gain": 3, "sky": 6, "blobs": 4 * BLOBS, "dots": 5 * (7 + 2 * DOTS),
+    "shade": 1, "hue": 6, "worn": 8, "light": 3, "gain": 3, "sky": 6, "blobs": 4 * BLOBS, "dots": 6 * (7 + 2 * DOTS),
     "leaves": 7 * LEAVES, "branch": 3,
 }
 NOISE_SIZE = sum(NOISE.values())
@@ -39,7 +39,7 @@ GOLD, SLATE, ORANGE, HORN = (.93, .68, .18), (.33, .43, .56), (.87, .49, .17), (
 GROUNDS = ((.60, .45, .33), (.55, .53, .50), (.52, .51, .34))                     # brown, grey, olive plumage
 PAPER = (.957, .945, .910)
 # variants of shape, one row a value:   tail: length, half-width at root and end, notch;  beak: length, height, curve
-TAILS = ((.50, .085, .105, .0), (.58, .07, .150, .26), (.84, .075, .060, -.10), (.44, .08, .210, -.13))
+TAILS = ((.56, .080, .100, .0), (.62, .07, .145, .26), (.84, .070, .055, -.10), (.46, .07, .165, -.11))
 BEAKS = ((.17, .100, .1), (.19, .042, .0), (.31, .058, 1.5), (.35, .066, .0))
 
 
@@ -51,7 +51,8 @@ class Scene(NamedTuple):
 
 
 def _ellipse(x, y, cx, cy, a, b):
-    return (torch.sqrt(((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 + 1e-9) - 1) * min(a, b)
+    """Exact on the outline only: good enough for a patch inside the plumage."""
+    return (torch.sqrt(((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 + 1e-9) - 1) * .15
 
 
 def _capsule(x, y, ax, ay, bx, by, ra, rb):
@@ -87,12 +88,15 @@ def _colours(n: dict[str, Tensor], batch: int, like: Tensor) -> dict[str, Tensor
     out = {
         "crimson": base(CRIMSON) + .08 * hue[:, :1] * like.new_tensor((.3, 1., .2)), "black": base(BLACK),
         "cream": base(CREAM) + .05 * hue[:, 1:2] * red, "golden": base(GOLD) + .10 * hue[:, 2:3] * like.new_tensor(
-            (.2, 1., .3)), "slate": base(SLATE) + .07 * hue[:, 3:4] * blue, "orange": base(ORANGE), "horn": base(HORN),
+            (.2, 1., .3)), "slate": base(SLATE) + .07 * hue[:, 3:4] * blue, "orange": base(ORANGE) + .08 * hue[:, 1:2] * like.new_tensor((.3, 1., .4)),
+        "horn": base(HORN),
     }
     mix = torch.softmax(torch.cat([hue[:, 4:6] * 2.5, torch.zeros_like(hue[:, :1])], 1), 1)           # (B, 3)
     out["plain"] = mix @ like.new_tensor(GROUNDS)
-    out = {k: v * (1 + .12 * shade[:, :1] + .05 * shade[:, 1:2]) for k, v in out.items()}
+    worn = 1 + .12 * shade[:, :1] + .10 * n["worn"][..., 0, 0]                                        # (B, 8)
+    out = {k: v * worn[:, i:i + 1] for i, (k, v) in enumerate(out.items())}
     out["cheek"] = out["plain"] * .55 + base(CREAM) * .38
+    out["dusky"] = out["plain"] * .62 + base(BLACK) * .22
     out["quill"] = out["plain"] * .35 + base(BLACK) * .6
     return out
 
@@ -134,16 +138,16 @@ def _leaf(x, y, u, px, soft):
 
 def _berries(n, colours, xs, ys, canvas):
     """Berries and blossoms in the birds' colours, two clusters a colour, in random amounts and out of focus."""
-    u = n["dots"][..., 0, 0].reshape(len(canvas), 5, 7 + 2 * DOTS)
-    for k, name in enumerate(("crimson", "black", "cream", "golden", "slate")):
+    u = n["dots"][..., 0, 0].reshape(len(canvas), 6, 7 + 2 * DOTS)
+    for k, name in enumerate(("crimson", "black", "cream", "golden", "slate", "orange")):
         v = u[:, k]
         centre = v[:, :4].reshape(-1, 2, 2).repeat_interleave(DOTS // 2, 1) * 1.05                    # (B, DOTS, 2)
-        spread = .07 + .03 * v[:, 4:5]
+        spread = .075 + .035 * v[:, 4:5]
         at = centre + v[:, 7:].reshape(-1, DOTS, 2) * spread[..., None] * 2.6
         amount = (v[:, 5:6] * 1.3 + .45).clamp(0, 1)                                                  # a third have none
         f = _glow(at[..., 0], at[..., 1], spread.expand(-1, DOTS), amount[..., None].expand(-1, DOTS, 1), xs, ys)
         a = ((f - .42) * (4 + 3 * v[:, 6, None, None, None])).clamp(0, 1)
-        canvas = canvas + (colours[name][..., None, None] * (.72 + .32 * f.clamp(max=1.2)) - canvas) * a
+        canvas = canvas + (colours[name][..., None, None] * (.66 + .12 * v[:, 6, None, None, None] + .34 * f.clamp(max=1.2)) - canvas) * a
     return canvas
 
 
@@ -189,7 +193,7 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     bx, by = _turn(wx, wy, tilt)
     ahead, up, nod = one["head"]
     hx, hy = _turn(bx - .40 - .05 * ahead, by - .33 - .05 * up, -.32 - .22 * one["tilt"][0] + .22 * nod)
-    ux, uy = _turn(.15 - bx, by - .01, -.02 + .07 * one["droop"][0])
+    ux, uy = _turn(.12 - bx, by + .015, -.03 + .07 * one["droop"][0])
     tx, ty = _turn(-.44 - bx, by - .04, .06 + .16 * one["tail"][0])
 
     def cover(d, soft=1e9):
@@ -208,12 +212,12 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     d_body = _smooth_union(_capsule(bx, by, .14, -.04, -.46, .06, .37 * fat, .12),
                            torch.sqrt(hx ** 2 + (hy * 1.05) ** 2 + 1e-9) - .27, .34)
     on = value["crest"][..., None]
-    d_crest = _capsule(hx, hy + .5 * (hx + .1) ** 2, -.02, .17, -.33, .44, .105, .012) + (1 - on) * 9.
+    d_crest = _capsule(hx, hy + .5 * (hx + .1) ** 2, -.10, .20, -.34, .40, .085, .012) + (1 - on) * 9.
     body = cover(d_body, 60)
     edge = (-d_body / .20).clamp(0, 1)
-    light = 1 + .10 * wy + .07 * one["light"][0] * wx
+    light = 1 + .07 * wy + .07 * one["light"][0] * wx
     fluff = .018 * torch.sin(31 * bx + 6 * torch.sin(17 * by)) * torch.sin(27 * by)
-    round_ = (.70 + .34 * edge * (2 - edge)) * light + .12 * (wy.clamp(-.5, .6)) + fluff
+    round_ = (.72 + .32 * edge * (2 - edge)) * light + .07 * wy.clamp(-.5, .6) + fluff
     round_ = round_ + .10 * (edge * (1 - edge)) * (wy > 0)
 
     lit, plain, tones, owners = [], [], [], []                                                        # front to back
@@ -227,9 +231,9 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     # head: eye and its ornament, beak
     r = torch.sqrt((hx - .105) ** 2 + (hy - .04) ** 2 + 1e-9)
     kind = value["eye"][..., None]
-    d_mark = torch.where(kind == 1, r - .098, torch.where(
-        kind == 2, _capsule(hx, hy, .22, .0, -.17, .05, .028, .052), torch.where(
-            kind == 3, _capsule(hx, hy, .20, .115, -.18, .135, .032, .040), 9.)))
+    d_mark = torch.where(kind == 1, r - .090, torch.where(
+        kind == 2, _capsule(hx, hy, .22, .0, -.14, .05, .026, .048), torch.where(
+            kind == 3, _capsule(hx, hy, .20, .115, -.12, .135, .028, .032), 9.)))
     shine = like.new_tensor((.97, .97, .95)).expand(batch, 3)
     free = put("eye", shine, free * cover(torch.sqrt((hx - .125) ** 2 + (hy - .062) ** 2 + 1e-9) - .017))
     free = put("eye", colours["black"] * .55, free * cover(r - .058))
@@ -242,8 +246,8 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
 
     # wing: marks, coverts (coloured), quills; feather lines converge at the tip
     bend = uy + .10 * ux * ux
-    half = (.24 - .255 * ux).clamp(.03, .24)
-    d_wing = _capsule(ux, bend, .0, .0, .80, .05, .235, .022)
+    half = (.205 - .215 * ux).clamp(.03, .205)
+    d_wing = _capsule(ux, bend, .0, .0, .80, .05, .20, .022)
     rel = bend / half
     row = rel * 3.5
     quill = (row - row.round()).abs() / 3.5 * half
@@ -251,14 +255,15 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     wing = cover(d_wing)
     mark = value["wing marks"][..., None]
     arc = ux + .25 * bend * bend
-    bars = torch.minimum((arc - .13).abs(), (arc - .30).abs()) - .032
-    patch = _ellipse(ux, bend, .36, -.03, .15, .09)
-    stripe = torch.maximum((rel - .62).abs() * half - .036, torch.maximum(-.06 - ux, ux - .55))
+    bars = torch.minimum((arc - .18).abs(), (arc - .35).abs()) - .032
+    patch = _ellipse(ux, bend, .34, -.01, .14, .09)
+    stripe = torch.maximum((rel - .62).abs() * half - .036, torch.maximum(.02 - ux, ux - .62))
     d_mark = torch.where(mark == 0, bars, torch.where(mark == 1, patch, stripe))
     inside = (-d_wing / .10).clamp(0, 1)
-    wing_light = (.80 + .24 * inside * (2 - inside)) * light + .10 * wy.clamp(-.5, .5)
+    wing_light = (.74 + .28 * inside * (2 - inside)) * light + .10 * uy + .02 * torch.sin(ux * 40) * torch.sin(rel * 9)
     free = put("wing", colours["cream"], free * cover(torch.maximum(d_mark, d_wing + .02)), wing_light)
-    free = put("wing", tone_of("wing", BODY), free * wing * cover(arc - .40, 25), wing_light * (1 - .20 * seam))
+    free = put("wing", tone_of("wing", BODY), free * wing * cover(arc - .08, 25), wing_light)
+    free = put("wing", colours["dusky"], free * wing * cover(arc - .46, 25), wing_light * (1 - .20 * seam))
     free = put("wing", colours["quill"], free * wing, wing_light * (1 + .55 * seam))
 
     tuft = (-d_crest / .08).clamp(0, 1)
@@ -272,29 +277,30 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
         put(part, tone, w, shade)
         return rest - w
 
-    rest = region("throat", tone_of("throat", HEAD), cover(_ellipse(hx, hy, .15, -.25, .20, .17), 30), round_)
-    rest = region("forehead", tone_of("forehead", HEAD), cover(_ellipse(hx, hy, .24, .13, .13, .14), 30), round_)
-    rest = region("crown", tone_of("crown", HEAD), cover(_ellipse(hx, hy, -.04, .27, .24, .15), 30), round_)
-    rest = region("nape", tone_of("nape", HEAD), cover(_ellipse(hx, hy, -.30, -.02, .17, .24), 30), round_)
+    rest = region("throat", tone_of("throat", HEAD), cover(_ellipse(hx, hy, .15, -.225, .145, .11), 30), round_)
+    rest = region("forehead", tone_of("forehead", HEAD), cover(_ellipse(hx, hy, .18, .20, .185, .21), 30), round_)
+    rest = region("crown", tone_of("crown", HEAD), cover(_ellipse(hx, hy, -.13, .24, .21, .16 - .05 * on), 30), round_)
+    rest = region("nape", tone_of("nape", HEAD), cover(_ellipse(hx, hy, -.29, -.05, .13, .17), 30), round_)
+    rest = region("face", colours["cheek"], cover(_ellipse(hx, hy, .03, -.02, .26, .22), 30), round_)
     kind = value["breast marks"][..., None]
     cell = bx * 8.5
     dash = torch.maximum((cell - cell.round()).abs() / 8.5 - .024, (((by * 4 + cell.round() * .5) % 1) - .5).abs() / 4 - .08)
     band = (torch.sqrt((bx - .12) ** 2 + (by - .12) ** 2 + 1e-9) - .30).abs() - .035
-    d_breast = _ellipse(bx, by, .40, -.12, .32, .36)
+    d_breast = _ellipse(bx, by, .44, -.10, .275, .34)
     d_spot = torch.where(kind == 1, torch.maximum(dash, d_breast + .04), torch.where(
         kind == 2, torch.maximum(band, d_breast), 9.))
     rest = region("breast", colours["quill"], cover(d_spot) * .85, round_)
     rest = region("breast", tone_of("breast", BODY), cover(d_breast, 25), round_)
-    rest = region("back", tone_of("back", BODY), cover(torch.maximum(.12 - by, bx - .24), 25), round_)
-    rest = region("belly", tone_of("belly", BODY), cover(torch.maximum(by + .02, bx - .6), 25), round_)
-    region("", colours["cheek"], 1., round_)
+    rest = region("back", tone_of("back", BODY), cover(torch.maximum(.08 - by, bx - .26), 25), round_)
+    rest = region("belly", tone_of("belly", BODY), cover(torch.maximum(by + .03, bx - .6), 25), round_)
+    region("face", colours["cheek"], 1., round_)
     free = free * (1 - body)
 
     # legs in front of the branch, tail behind the bird
     leg = torch.minimum(*[torch.minimum(torch.minimum(
-        _capsule(wx, wy, dx, -.30, dx - .03, -.45, .07, .026), _capsule(wx, wy, dx - .03, -.45, dx + .02, -.585, .024, .022)),
-        torch.minimum(_capsule(wx, wy, dx + .02, -.585, dx + .12, -.605, .022, .016),
-                      _capsule(wx, wy, dx + .02, -.585, dx - .06, -.605, .022, .014))) for dx in (.10, -.06)])
+        _capsule(wx, wy, dx, -.30, dx - .03, -.44, .05, .021), _capsule(wx, wy, dx - .03, -.45, dx + .02, -.585, .021, .019)),
+        torch.minimum(_capsule(wx, wy, dx + .02, -.585, dx + .12, -.605, .019, .014),
+                      _capsule(wx, wy, dx + .02, -.585, dx - .06, -.605, .019, .012))) for dx in (.10, -.06)])
     free = put("leg", tone_of("leg", ("horn", "orange")), free * cover(leg), light)
     length, root, end, notch = [c[:, 0] for c in shape(TAILS, "tail")]
     t = (tx / length).clamp(0, 1)
@@ -320,11 +326,11 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     else:
         image, clear = image + free[:, None] * like.new_tensor(PAPER)[:, None, None], torch.ones_like(x)
     gain = n["gain"][:, :, 0, 0]
-    gain = 1 + .10 * n["light"][:, 1:2, 0, 0] + .04 * gain
+    gain = 1 + .17 * n["light"][:, 1:2, 0, 0] + .08 * gain
     image = (image * gain[..., None, None]).clamp(0, 1)
     if not parts:
         return Scene(image, *[image.new_zeros(0)] * 3)
-    table = like.new_tensor([[float(o == p) for o in owners] for p in PARTS])                         # (P, K)
+    table = like.new_tensor([[float(o == p) for o in owners] for p in (*PARTS, "face")])             # (P + 1, K)
     whole = (table @ torch.stack(plain, 1).flatten(2)).unflatten(2, (size, size))                     # (B, P, S, S)
-    face = plain[owners.index("")]
-    return Scene(image, whole * clear[:, None], (whole.sum(1) + face) * clear, whole.sum((2, 3)))
+    seen = whole * clear[:, None]
+    return Scene(image, seen[:, :-1], seen.sum(1), whole[:, :-1].sum((2, 3)))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 from torch import Tensor
 
 PAPER = "#fbfaf6"
@@ -165,7 +165,7 @@ def loss_routes(
     apart: tuple[Sequence[float], Mapping[str, Sequence[float]]],
     sharper: tuple[Sequence[float], Mapping[str, Sequence[float]]],
 ) -> Figure:
-    """Two ways to lower L_div: measures against the distance of the maps, and against the scale of their logits."""
+    """Two ways to lower L_div: measures against the maps' distance, and against their logits' scale."""
     with style():
         figure, panels = plt.subplots(1, 2, figsize=(5.2, 3.2), sharey=True)
         for axes, (x, measures) in zip(panels, (apart, sharper), strict=True):
@@ -175,7 +175,8 @@ def loss_routes(
                 axes.plot(x, values, linewidth=2, markersize=4, label=label, **line)
         panels[0].set(title="moving apart", xlabel="distance, pixels", ylim=(-0.03, 1.03))
         panels[1].set(title="sharpening alone", xlabel="scale of the logits", xscale="log")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=11)
+        handles = panels[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=11)
     return figure
 
 
@@ -187,7 +188,8 @@ def map_columns(columns: Mapping[str, Tensor]) -> Figure:
     stages, pixels = next(iter(columns.values())).shape
     side = round(pixels**0.5)
     with style():
-        figure, grid = plt.subplots(stages, len(columns), figsize=(1.55 * len(columns), 1.55 * stages), squeeze=False)
+        size = (1.55 * len(columns), 1.55 * stages)
+        figure, grid = plt.subplots(stages, len(columns), figsize=size, squeeze=False)
         for column, (name, maps) in enumerate(columns.items()):
             grid[0, column].set_title(name, fontsize=11)
             for stage in range(stages):
@@ -209,13 +211,14 @@ def cost_bars(costs: Mapping[str, float], unit: str) -> Figure:
         bars = axes.barh(names, [costs[name] for name in names], color=COLOURS[0], height=0.6)
         axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=11)
         axes.grid(axis="y", visible=False)
+        axes.set_axisbelow(True)
         axes.tick_params(axis="y", labelsize=11)
         axes.set(xlabel=unit, xlim=(0, 1.15 * max(costs.values())))
     return figure
 
 
 def suppressed_by_delta(deltas: Sequence[float], shares: Mapping[str, Sequence[float]]) -> Figure:
-    """The share of suppressed channels, in [0, 1], against CRAM's threshold delta, one line for each set of gates."""
+    """The share of suppressed channels, in [0, 1], against the threshold delta, a line for each set of gates."""
     with style():
         figure, axes = plt.subplots(figsize=(4.8, 3.6))
         for index, (name, values) in enumerate(shares.items()):
@@ -223,7 +226,8 @@ def suppressed_by_delta(deltas: Sequence[float], shares: Mapping[str, Sequence[f
             axes.plot(deltas, [100 * value for value in values], label=name, **line)
         bound = 1 / math.e
         axes.axvspan(min(deltas), bound, color="#e6e2d6", zorder=0)
-        axes.text((min(deltas) + bound) / 2, 50, "all, below 1/e", rotation=90, ha="center", va="center", fontsize=11)
+        upright = {"rotation": 90, "va": "center", "fontsize": 11}
+        axes.text((min(deltas) + bound) / 2, 50, "all, below 1/e", ha="center", **upright)
         axes.axvline(0.9, color=INK, linewidth=0.9)
         axes.text(0.89, 4, "paper: 0.9", ha="right", fontsize=11)
         axes.set(xlim=(min(deltas), max(deltas)), ylim=(0, 104))
@@ -235,21 +239,25 @@ def suppressed_by_delta(deltas: Sequence[float], shares: Mapping[str, Sequence[f
 
 
 def suppressed_by_range(
-    even: tuple[Sequence[float], Sequence[float]], measured: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    even: tuple[Sequence[float], Sequence[float]],
+    measured: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     bound: float,
 ) -> Figure:
-    """The share of suppressed channels, in [0, 1], against the range of the gates in one image, its ``bound`` marked.
+    """The share of suppressed channels, in [0, 1], against the range of the gates in one image.
 
-    ``even`` holds ranges and shares of evenly spread gates, ``measured`` those of a network's stages.
+    ``even`` holds ranges and shares of evenly spread gates, ``measured`` those of a network's stages. Below
+    ``bound`` all channels are suppressed.
     """
     with style():
         figure, axes = plt.subplots(figsize=(4.8, 3.6))
         axes.axvspan(min(even[0]), bound, color="#e6e2d6", zorder=0)
-        axes.plot(even[0], [100 * share for share in even[1]], color=INK, linewidth=1.2, label="evenly spread")
+        percent = [100 * share for share in even[1]]
+        axes.plot(even[0], percent, color=INK, linewidth=1.2, label="evenly spread")
         for index, (name, (ranges, shares)) in enumerate(measured.items()):
-            look = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": DASHES[index], "markersize": 7}
-            axes.plot(ranges, [100 * share for share in shares], label=name, **look)
-        axes.text(bound * 0.93, 50, f"all: range below {bound:.3f}", rotation=90, ha="right", va="center", fontsize=11)
+            look = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": DASHES[index]}
+            axes.plot(ranges, [100 * share for share in shares], label=name, markersize=7, **look)
+        upright = {"rotation": 90, "va": "center", "fontsize": 11}
+        axes.text(bound * 0.93, 50, f"all: range below {bound:.3f}", ha="right", **upright)
         axes.set(xscale="log", xlim=(min(even[0]), max(even[0])), ylim=(0, 104))
         axes.set_xticks([0.03, 0.1, 0.3, 1], ["0.03", "0.1", "0.3", "1"])
         axes.minorticks_off()
@@ -261,17 +269,21 @@ def suppressed_by_range(
 
 
 def marked_birds(rows: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """Named rows of images (N, 3, S, S) and of masks (N, S, S) bool, whose outline is drawn on the image."""
+    """Named rows of images (N, 3, S, S) with masks of their parts (N, P, S, S) bool; a circle round each part."""
     count = len(next(iter(rows.values()))[0])
     with style():
         figure, grid = plt.subplots(len(rows), count, figsize=(1.4 * count, 1.65 * len(rows)), squeeze=False)
         for line, (name, (images, masks)) in zip(grid, rows.items(), strict=True):
             line[0].set_title(name, fontsize=11, loc="left")
-            for axes, image, mask in zip(line, images, masks, strict=True):
+            for axes, image, parts in zip(line, images, masks, strict=True):
                 bare(axes).imshow(as_picture(image))
-                if mask.any():
-                    for colour, width in (("white", 3.2), (INK, 1.4)):
-                        axes.contour(mask.float().cpu(), levels=[0.5], colors=colour, linewidths=width)
+                for part in parts:
+                    y, x = part.nonzero(as_tuple=True)
+                    if len(x) < 8:  # hidden
+                        continue
+                    centre, radius = (x.float().mean(), y.float().mean()), 4 + 1.2 * (len(x) / math.pi) ** 0.5
+                    for colour, width in (("white", 3.4), (INK, 1.6)):
+                        axes.add_patch(Circle(centre, radius, fill=False, edgecolor=colour, linewidth=width))
     return figure
 
 
@@ -301,7 +313,7 @@ def selection_gain(looks: Sequence[int], gains: Mapping[str, Sequence[float]], c
             look = {"color": COLOURS[index], "linestyle": DASHES[index], "marker": MARKERS[index], "markersize": 6}
             axes.plot(looks, values, label=name, linewidth=2, **look)
         axes.axhline(claimed, color=INK, linewidth=1)
-        axes.text(looks[-1], claimed + 0.02, f"{claimed:.1f} points", ha="right", va="bottom", fontsize=11)
+        axes.text(looks[0], claimed + 0.02, f"{claimed:.1f} points", va="bottom", fontsize=11)
         axes.set(xscale="log", ylim=(0, None))
         axes.set_xticks(list(looks), [str(count) for count in looks])
         axes.minorticks_off()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cra_smra import load_dataset
 from cra_smra.data import hold_out
-from cra_smra.data.transforms import flip_and_shift, normalise
+from cra_smra.data.transforms import flip_and_shift, normalise, resize_and_crop
 
 SMALL = {"num_classes": 3, "size": 64, "difficulty": "easy"}
 
@@ -102,3 +102,22 @@ def test_flip_and_shift_moves_pixels_by_at_most_a_twelfth():
         found.add((row - 40, min((column - 20, column - (95 - 20)), key=abs), column > 48))
     assert max(abs(down) for down, _, _ in found) == 8 and max(abs(right) for _, right, _ in found) == 8
     assert {flipped for _, _, flipped in found} == {False, True}
+
+
+def test_resize_and_crop_takes_the_paper_s_share_of_the_image():
+    # A ramp over the columns: after resizing to 550 and cropping 448, the ends lie 51 of 550 pixels inside.
+    ramp = torch.linspace(0, 255, 1100).round().to(torch.uint8).expand(3, 400, 1100)
+    cut = resize_and_crop(448, train=False)(ramp)
+    assert cut.shape == (3, 448, 448)
+    ends = cut[0, 200, [0, -1]].tolist()
+    assert ends == pytest.approx([255 * 51 / 550, 255 * 499 / 550], abs=1.5)
+    torch.manual_seed(0)
+    centre = {tuple(sorted(resize_and_crop(448, True, "centre")(ramp)[0, 0, [0, -1]].tolist())) for _ in range(20)}
+    assert centre == {tuple(ends)}  # flipped or not, never moved
+    anywhere = {min(resize_and_crop(448, True)(ramp)[0, 0, [0, -1]].tolist()) for _ in range(200)}
+    assert min(anywhere) < 5 and max(anywhere) > 255 * 97 / 550
+
+
+def test_an_unknown_crop_is_refused():
+    with pytest.raises(ValueError, match="'random' or 'centre', got 'corner'"):
+        resize_and_crop(448, True, "corner")

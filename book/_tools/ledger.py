@@ -42,7 +42,7 @@ def line(key: str, row: dict[str, str]) -> str:
         chapter = value.split("#")[0].removesuffix(".ipynb").replace("_", " ", 1)
         value = f"[{chapter}]({value})"
     elif key == "code":
-        value = f"[{value}](api.md#cra_smra.{value})"
+        value = f"[{value}](#cra_smra.{value})"
     elif key in ("switch", "test"):
         value = ", ".join(f"`{name}`" for name in value.split(", "))
     return f"- {LABELS[key]}: {value}"

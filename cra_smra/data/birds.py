@@ -31,8 +31,12 @@ DIFFICULTIES: dict[str, int] = {"easy": 3, "medium": 2, "hard": 1}  # parts in w
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 CUB_PARTS: tuple[str, ...] = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg",
                               "left wing", "nape", "right eye", "right leg", "right wing", "tail", "throat")
-FAMILY, BATCH = 4, 32
+FAMILY, BATCH_PIXELS = 10, 32 * 96 * 96
 _OWNERS = np.array([PARTS.index(part) for part, _ in ATTRIBUTES.values()])  # attribute -> part
+
+
+def _batch(size: int) -> int:
+    return max(1, BATCH_PIXELS // size**2)
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
@@ -148,8 +152,9 @@ def portraits(num_classes: int = 20, size: int = 256, difficulty: str = "medium"
     _check(num_classes, size, difficulty, seed=seed)
     codes = species(num_classes, difficulty, seed)
     neutral = torch.full((1, NOISE_SIZE), 0.5)
+    neutral[:, 3] = 1.0  # as large as it gets: the fourth number is the scale
     return torch.cat([render(c, neutral.expand(len(c), -1), size, scenery=False, parts=False).image
-                      for c in codes.split(8)])
+                      for c in codes.split(_batch(size))])
 
 
 class Birds(Dataset):
@@ -206,7 +211,7 @@ class Birds(Dataset):
 
     def scenes(self, indices: Sequence[int] | Tensor) -> Iterator[Scene]:
         """The images ``indices`` as rendered, with their parts, in batches."""
-        for chosen in torch.as_tensor(indices, dtype=torch.long).reshape(-1).split(BATCH):
+        for chosen in torch.as_tensor(indices, dtype=torch.long).reshape(-1).split(_batch(self.size)):
             labels = self.targets[chosen]
             draw = noise(self.split, labels, chosen % self.per_class, self.seed)
             with torch.no_grad():

@@ -26,10 +26,10 @@ ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
     "leg": ("leg", ("dark", "orange")),
 }
 # numbers drawn per image, uniform in [0, 1); 0.5 everywhere is the neutral pose. Name -> how many.
-BLOBS, DOTS, LEAVES = 10, 6, 6
+BLOBS, DOTS, LEAVES = 10, 6, 7
 NOISE: dict[str, int] = {
     "flip": 1, "x": 1, "y": 1, "scale": 1, "roll": 1, "tilt": 1, "head": 3, "tail": 1, "droop": 1, "fat": 1,
-    "shade": 1, "hue": 6, "worn": 8, "light": 3, "gain": 3, "sky": 6, "blobs": 4 * BLOBS, "dots": 6 * (7 + 2 * DOTS),
+    "shade": 1, "hue": 6, "worn": 8, "light": 2, "gain": 3, "sky": 6, "blobs": 4 * BLOBS, "dots": 6 * (7 + 2 * DOTS),
     "leaves": 7 * LEAVES, "branch": 3,
 }
 NOISE_SIZE = sum(NOISE.values())
@@ -37,17 +37,17 @@ NOISE_SIZE = sum(NOISE.values())
 CRIMSON, BLACK, CREAM = (.74, .15, .13), (.15, .14, .16), (.95, .90, .79)
 GOLD, SLATE, ORANGE, HORN = (.93, .68, .18), (.33, .43, .56), (.87, .49, .17), (.27, .25, .25)
 GROUNDS = ((.60, .45, .33), (.55, .53, .50), (.52, .51, .34))                     # brown, grey, olive plumage
-PAPER = (.957, .945, .910)
+BARK, PAPER = (.45, .36, .29), (.957, .945, .910)
 # variants of shape, one row a value:   tail: length, half-width at root and end, notch;  beak: length, height, curve
 TAILS = ((.56, .080, .100, .0), (.62, .07, .145, .26), (.84, .070, .055, -.10), (.46, .07, .165, -.11))
 BEAKS = ((.17, .100, .1), (.19, .042, .0), (.31, .058, 1.5), (.35, .066, .0))
 
 
 class Scene(NamedTuple):
-    image: Tensor       # (B, 3, S, S) in [0, 1]
-    parts: Tensor       # (B, P, S, S) visible share of each pixel; parts do not overlap
-    bird: Tensor        # (B, S, S) the same for the whole bird
-    uncovered: Tensor   # (B, P) sum of `parts` over the frame if nothing stood in front
+    image: Tensor  # (B, 3, S, S) in [0, 1]
+    parts: Tensor  # (B, P, S, S) visible share of each pixel; parts do not overlap
+    bird: Tensor  # (B, S, S) the same for the whole bird
+    uncovered: Tensor  # (B, P) sum of `parts` over the frame if nothing stood in front
 
 
 def _ellipse(x, y, cx, cy, a, b):
@@ -79,44 +79,41 @@ def _noise(u: Tensor) -> dict[str, Tensor]:
     return dict(zip(NOISE, rows))
 
 
-def _colours(n: dict[str, Tensor], batch: int, like: Tensor) -> dict[str, Tensor]:
-    """Name -> (B, 3): the palette under this image's hue and shade."""
-    def base(rgb):
-        return like.new_tensor(rgb).expand(batch, 3)
-    hue, shade = n["hue"][..., 0, 0], n["shade"][..., 0, 0]
-    red, blue = like.new_tensor((1., 0., -1.)), like.new_tensor((-.6, 0., 1.))
+def _colours(n: dict[str, Tensor], like: Tensor) -> dict[str, Tensor]:
+    """Name -> (B, 3): the palette in this image's hue and wear."""
+    hue, shade, worn = n["hue"][..., 0, 0], n["shade"][..., 0, 0], n["worn"][..., 0, 0]
+
+    def dye(rgb, towards=(0., 0., 0.), by=0):
+        return like.new_tensor(rgb) + hue[:, by:by + 1] * like.new_tensor(towards)
+
+    mix = torch.softmax(torch.cat([hue[:, 4:6] * 2.5, torch.zeros_like(shade)], 1), 1)  # (B, 3)
     out = {
-        "crimson": base(CRIMSON) + .08 * hue[:, :1] * like.new_tensor((.3, 1., .2)), "black": base(BLACK),
-        "cream": base(CREAM) + .05 * hue[:, 1:2] * red, "golden": base(GOLD) + .10 * hue[:, 2:3] * like.new_tensor(
-            (.2, 1., .3)), "slate": base(SLATE) + .07 * hue[:, 3:4] * blue, "orange": base(ORANGE) + .08 * hue[:, 1:2] * like.new_tensor((.3, 1., .4)),
-        "horn": base(HORN),
+        "crimson": dye(CRIMSON, (.02, .08, .02), 0), "black": dye(BLACK), "cream": dye(CREAM, (.05, 0., -.05), 1),
+        "golden": dye(GOLD, (.02, .10, .03), 2), "slate": dye(SLATE, (-.04, 0., .07), 3),
+        "orange": dye(ORANGE, (.02, .08, .03), 1), "horn": dye(HORN), "plain": mix @ like.new_tensor(GROUNDS),
     }
-    mix = torch.softmax(torch.cat([hue[:, 4:6] * 2.5, torch.zeros_like(hue[:, :1])], 1), 1)           # (B, 3)
-    out["plain"] = mix @ like.new_tensor(GROUNDS)
-    worn = 1 + .12 * shade[:, :1] + .10 * n["worn"][..., 0, 0]                                        # (B, 8)
-    out = {k: v * worn[:, i:i + 1] for i, (k, v) in enumerate(out.items())}
-    out["cheek"] = out["plain"] * .55 + base(CREAM) * .38
-    out["dusky"] = out["plain"] * .62 + base(BLACK) * .22
-    out["quill"] = out["plain"] * .35 + base(BLACK) * .6
+    out = {name: rgb * (1 + .12 * shade + .10 * worn[:, k:k + 1]) for k, (name, rgb) in enumerate(out.items())}
+    out["cheek"] = out["plain"] * .55 + like.new_tensor(CREAM) * .38
+    out["dusky"] = out["plain"] * .62 + like.new_tensor(BLACK) * .22
+    out["quill"] = out["plain"] * .35 + like.new_tensor(BLACK) * .60
     return out
 
 
 def _glow(cx, cy, radius, weight, xs, ys):
     """Sum of round Gaussians: (B, N) each, weight (B, N, C) -> (B, C, S, S). Separable: one matrix product each."""
-    gx = torch.exp(-(((xs - cx[..., None]) / radius[..., None]) ** 2))                                # (B, N, S)
+    gx = torch.exp(-(((xs - cx[..., None]) / radius[..., None]) ** 2))  # (B, N, S)
     gy = torch.exp(-(((ys - cy[..., None]) / radius[..., None]) ** 2))
-    rows = (weight[..., None] * gy[:, :, None]).permute(0, 2, 3, 1)                                   # (B, C, S, N)
+    rows = (weight[..., None] * gy[:, :, None]).permute(0, 2, 3, 1)  # (B, C, S, N)
     return rows @ gx[:, None]
 
 
 def _background(n, colours, xs, ys, x, y):
-    """Sky and foliage far out of focus; the blobs also take the birds' own colours, so that those give nothing away."""
+    """Sky and foliage far out of focus; some blobs take the birds' own colours, so that those give nothing away."""
     u = n["sky"][..., 0, 0]
     top = torch.stack([.72 + .12 * u[:, 0], .79 + .07 * u[:, 0], .70 + .16 * u[:, 1]], 1)
     low = torch.stack([.47 + .16 * u[:, 2], .54 + .10 * u[:, 3], .33 + .14 * u[:, 4]], 1)
-    pool = [top + .15, low * .65, low * 1.2, low * .8, top, *(colours[k] for k in (
-        "golden", "crimson", "slate", "cream", "plain"))]
-    colour = torch.stack(pool, 1)                                                                     # (B, BLOBS, 3)
+    worn = (colours[k] for k in ("golden", "crimson", "slate", "cream", "plain"))
+    colour = torch.stack([top + .15, low * .65, low * 1.2, low * .8, top, *worn], 1)  # (B, BLOBS, 3)
     b = n["blobs"][..., 0, 0].reshape(len(u), BLOBS, 4)
     strength = (.3 + 1.1 * b[..., 3:]).clamp_min(0)
     weight = torch.cat([colour, torch.ones_like(strength)], -1) * strength
@@ -126,42 +123,37 @@ def _background(n, colours, xs, ys, x, y):
     return (base + g[:, :3]) / (1 + g[:, 3:])
 
 
-def _leaf(x, y, u, px, soft):
-    """A leaf at u = (x, y, angle, length, ...), each (B, 1, 1): coverage and its midrib's shade."""
-    lx, ly = _turn(x - u[0], y - u[1], u[2] * math.pi)
-    half = .20 + .07 * u[3]
-    lx, ly = lx / half, ly / half
-    ly = ly + .18 * lx * lx
-    d = (torch.sqrt(lx * lx + (ly.abs() + .85) ** 2 + 1e-9) - 1.25) * half                            # two arcs
-    return (.5 - d * torch.minimum(px, soft)).clamp(0, 1), 1 + .10 * (ly * 6).clamp(-1, 1)
-
-
 def _berries(n, colours, xs, ys, canvas):
     """Berries and blossoms in the birds' colours, two clusters a colour, in random amounts and out of focus."""
     u = n["dots"][..., 0, 0].reshape(len(canvas), 6, 7 + 2 * DOTS)
     for k, name in enumerate(("crimson", "black", "cream", "golden", "slate", "orange")):
         v = u[:, k]
-        centre = v[:, :4].reshape(-1, 2, 2).repeat_interleave(DOTS // 2, 1) * 1.05                    # (B, DOTS, 2)
+        centre = v[:, :4].reshape(-1, 2, 2).repeat_interleave(DOTS // 2, 1) * 1.05  # (B, DOTS, 2)
         spread = .075 + .035 * v[:, 4:5]
         at = centre + v[:, 7:].reshape(-1, DOTS, 2) * spread[..., None] * 2.6
-        amount = (v[:, 5:6] * 1.3 + .45).clamp(0, 1)                                                  # a third have none
+        amount = (v[:, 5:6] * 1.3 + .45).clamp(0, 1)  # a third have none
+        focus = v[:, 6, None, None, None]
         f = _glow(at[..., 0], at[..., 1], spread.expand(-1, DOTS), amount[..., None].expand(-1, DOTS, 1), xs, ys)
-        a = ((f - .42) * (4 + 3 * v[:, 6, None, None, None])).clamp(0, 1)
-        canvas = canvas + (colours[name][..., None, None] * (.66 + .12 * v[:, 6, None, None, None] + .34 * f.clamp(max=1.2)) - canvas) * a
+        a = ((f - .42) * (4 + 3 * focus)).clamp(0, 1)                   # a sum of Gaussians cut at a level: round dots
+        tone = colours[name][..., None, None] * (.66 + .12 * focus + .34 * f.clamp(max=1.2))
+        canvas = canvas + (tone - canvas) * a
     return canvas
 
 
 def _leaves(n, x, y, px, which, canvas):
     """Paint leaves on the canvas; also the share of each pixel that they leave free."""
-    u = n["leaves"].reshape(len(canvas), LEAVES, 7, 1, 1).split(1, 1)
+    u = n["leaves"].reshape(len(canvas), LEAVES, 7, 1, 1)
     free = torch.ones_like(x)
     for k in which:
-        v = [t[:, 0] for t in u[k].split(1, 2)]
-        v = [t[:, 0] for t in v]                                                                      # (B, 1, 1) each
-        a, tone = _leaf(x, y, [v[0] * 1.1, v[1] * 1.1, v[2], v[3]], px, 12 + 10 * v[6].clamp(-.5, 1))
-        a = a * (v[4] > -.2)
-        rgb = torch.stack([.40 + .20 * v[5], .50 + .07 * v[6], .24 + .04 * v[3]], 1)                  # (B, 3, 1, 1)
-        canvas = canvas + (rgb * tone[:, None] - canvas) * a[:, None]
+        cx, cy, angle, length, there, hue, focus = u[:, k].unbind(1)  # (B, 1, 1) each
+        half = .20 + .07 * length
+        lx, ly = _turn((x - 1.1 * cx) / half, (y - 1.1 * cy) / half, angle * math.pi)
+        ly = ly + .18 * lx * lx
+        d = (torch.sqrt(lx * lx + (ly.abs() + .85) ** 2) - 1.25) * half  # two arcs
+        sharp = torch.minimum(px, 12 + 10 * focus.clamp(min=-.5))
+        a = (.5 - d * sharp).clamp(0, 1) * (there > -.2)
+        rgb = torch.stack([.40 + .20 * hue, .50 + .07 * focus, .24 + .04 * length], 1)  # (B, 3, 1, 1)
+        canvas = canvas + (rgb * (1 + .10 * (ly * 6).clamp(-1, 1))[:, None] - canvas) * a[:, None]
         free = free * (1 - a)
     return canvas, free
 
@@ -177,22 +169,22 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     """
     batch, like = len(code), noise.float()
     n = _noise(noise)
-    colours = _colours(n, batch, like)
-    one = {k: [c[:, 0] for c in v.split(1, 1)] for k, v in n.items() if v.shape[1] <= 6}              # (B, 1, 1) each
-    value = dict(zip(ATTRIBUTES, code.split(1, 1)))                                                   # (B, 1) each
+    colours = _colours(n, like)
+    one = {k: [c[:, 0] for c in v.split(1, 1)] for k, v in n.items() if v.shape[1] <= 6}  # (B, 1, 1) each
+    value = dict(zip(ATTRIBUTES, code.split(1, 1)))  # (B, 1) each
     ramp = (torch.arange(size, device=noise.device, dtype=torch.float32) + .5) * (2 / size) - 1
-    xs = ramp * torch.where(n["flip"] < 0, -1., 1.)[..., 0]                                           # (B, 1, S)
+    xs = ramp * torch.where(n["flip"] < 0, -1., 1.)[..., 0]  # (B, 1, S)
     ys = (-ramp).expand(batch, 1, size)
-    x, y = xs.expand(batch, size, size), ys.transpose(1, 2).expand(batch, size, size)                 # (B, S, S)
-    px = torch.full_like(one["x"][0], size / 2)                                                       # pixels per unit
+    x, y = xs.expand(batch, size, size), ys.transpose(1, 2).expand(batch, size, size)  # (B, S, S)
+    px = torch.full_like(one["x"][0], size / 2)  # pixels per unit
 
     # frames: world (the bird's scale, upright), body (tilted), head (nearly level), wing and tail (x backwards)
-    scale = .80 + .10 * one["scale"][0]
-    wx, wy = _turn((x - .12 - .14 * one["x"][0]) / scale, (y - .02 - .12 * one["y"][0]) / scale, .10 * one["roll"][0])
-    tilt = .40 + .26 * one["tilt"][0]
+    scale = .63 + .15 * one["scale"][0]
+    wx, wy = _turn((x - .10 - .26 * one["x"][0]) / scale, (y - .02 - .20 * one["y"][0]) / scale, .14 * one["roll"][0])
+    tilt = .40 + .36 * one["tilt"][0]
     bx, by = _turn(wx, wy, tilt)
     ahead, up, nod = one["head"]
-    hx, hy = _turn(bx - .40 - .05 * ahead, by - .33 - .05 * up, -.32 - .22 * one["tilt"][0] + .22 * nod)
+    hx, hy = _turn(bx - .40 - .06 * ahead, by - .33 - .05 * up, -.32 - .25 * one["tilt"][0] + .34 * nod)
     ux, uy = _turn(.12 - bx, by + .015, -.03 + .07 * one["droop"][0])
     tx, ty = _turn(-.44 - bx, by - .04, .06 + .16 * one["tail"][0])
 
@@ -201,18 +193,18 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
         return (.5 - d * (px * scale).clamp(max=soft)).clamp(0, 1)
 
     def shape(table, name):
-        return like.new_tensor(table)[value[name][:, 0]][..., None, None].split(1, 1)                 # (B, 1, 1, 1)
+        return like.new_tensor(table)[value[name][:, 0]][..., None, None].split(1, 1)  # (B, 1, 1, 1)
 
     def tone_of(name, palette):
         return (torch.stack([colours[k] for k in palette], 1)
-                * torch.nn.functional.one_hot(value[name], len(palette)).transpose(1, 2)).sum(1)      # (B, 3)
+                * torch.nn.functional.one_hot(value[name], len(palette)).transpose(1, 2)).sum(1)  # (B, 3)
 
     # silhouette and its shading: rounded by the distance from the outline, lit from above
     fat = 1 + .05 * one["fat"][0]
     d_body = _smooth_union(_capsule(bx, by, .14, -.04, -.46, .06, .37 * fat, .12),
                            torch.sqrt(hx ** 2 + (hy * 1.05) ** 2 + 1e-9) - .27, .34)
     on = value["crest"][..., None]
-    d_crest = _capsule(hx, hy + .5 * (hx + .1) ** 2, -.10, .20, -.34, .40, .085, .012) + (1 - on) * 9.
+    d_crest = _capsule(hx, hy + .40 * (hx + .06) ** 2, -.07, .19, -.36, .38, .105, .010) + (1 - on) * 9.
     body = cover(d_body, 60)
     edge = (-d_body / .20).clamp(0, 1)
     light = 1 + .07 * wy + .07 * one["light"][0] * wx
@@ -220,12 +212,14 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     round_ = (.72 + .32 * edge * (2 - edge)) * light + .07 * wy.clamp(-.5, .6) + fluff
     round_ = round_ + .10 * (edge * (1 - edge)) * (wy > 0)
 
-    lit, plain, tones, owners = [], [], [], []                                                        # front to back
-    free = torch.ones_like(x)                                                    # share of the pixel still to be filled
+    lit, plain, tones, owners = [], [], [], []  # front to back
+    free = torch.ones_like(x)  # share of the pixel still to be filled
 
     def put(part, tone, weight, shade=None):
         lit.append(weight if shade is None else weight * shade)
-        plain.append(weight), tones.append(tone), owners.append(part)
+        plain.append(weight)
+        tones.append(tone)
+        owners.append(part)
         return free - weight
 
     # head: eye and its ornament, beak
@@ -234,15 +228,16 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     d_mark = torch.where(kind == 1, r - .090, torch.where(
         kind == 2, _capsule(hx, hy, .22, .0, -.14, .05, .026, .048), torch.where(
             kind == 3, _capsule(hx, hy, .20, .115, -.12, .135, .028, .032), 9.)))
-    shine = like.new_tensor((.97, .97, .95)).expand(batch, 3)
-    free = put("eye", shine, free * cover(torch.sqrt((hx - .125) ** 2 + (hy - .062) ** 2 + 1e-9) - .017))
+    shine = torch.sqrt((hx - .125) ** 2 + (hy - .062) ** 2 + 1e-9) - .017
+    free = put("eye", like.new_tensor((.97, .97, .95)).expand(batch, 3), free * cover(shine))
     free = put("eye", colours["black"] * .55, free * cover(r - .058))
     free = put("eye", tone_of("eye", ("cream", "cream", "black", "cream")), free * cover(d_mark) * body, light)
     length, height, curve = shape(BEAKS, "beak")
     t = (hx - .215) / length[:, 0]
     line = hy + .02 + curve[:, 0] * (hx - .2) ** 2
-    d_beak = torch.maximum(line.abs() - height[:, 0] * (1 - t) * (1 + .4 * t), torch.maximum(hx - .215 - length[:, 0], .19 - hx))
-    free = put("beak", colours["horn"], free * cover(d_beak * .9), light * (1 + .35 * (line * 18).clamp(-1, 1)))
+    d_beak = .9 * torch.maximum(line.abs() - height[:, 0] * (1 - t) * (1 + .4 * t),
+                                torch.maximum(hx - .215 - length[:, 0], .19 - hx))
+    free = put("beak", colours["horn"], free * cover(d_beak), light * (1 + .35 * (line * 18).clamp(-1, 1)))
 
     # wing: marks, coverts (coloured), quills; feather lines converge at the tip
     bend = uy + .10 * ux * ux
@@ -284,7 +279,8 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     rest = region("face", colours["cheek"], cover(_ellipse(hx, hy, .03, -.02, .26, .22), 30), round_)
     kind = value["breast marks"][..., None]
     cell = bx * 8.5
-    dash = torch.maximum((cell - cell.round()).abs() / 8.5 - .024, (((by * 4 + cell.round() * .5) % 1) - .5).abs() / 4 - .08)
+    along = by * 4 + cell.round() * .5 - .5
+    dash = torch.maximum((cell - cell.round()).abs() / 8.5 - .024, (along - along.round()).abs() / 4 - .08)
     band = (torch.sqrt((bx - .12) ** 2 + (by - .12) ** 2 + 1e-9) - .30).abs() - .035
     d_breast = _ellipse(bx, by, .44, -.10, .275, .34)
     d_spot = torch.where(kind == 1, torch.maximum(dash, d_breast + .04), torch.where(
@@ -297,10 +293,11 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     free = free * (1 - body)
 
     # legs in front of the branch, tail behind the bird
-    leg = torch.minimum(*[torch.minimum(torch.minimum(
-        _capsule(wx, wy, dx, -.30, dx - .03, -.44, .05, .021), _capsule(wx, wy, dx - .03, -.45, dx + .02, -.585, .021, .019)),
-        torch.minimum(_capsule(wx, wy, dx + .02, -.585, dx + .12, -.605, .019, .014),
-                      _capsule(wx, wy, dx + .02, -.585, dx - .06, -.605, .019, .012))) for dx in (.10, -.06)])
+    bones = [bone for at in (.10, -.06) for bone in (
+        _capsule(wx, wy, at, -.30, at - .03, -.44, .05, .021), _capsule(wx, wy, at - .03, -.45, at + .02, -.585, .021, .019),
+        _capsule(wx, wy, at + .02, -.585, at + .12, -.605, .019, .014),
+        _capsule(wx, wy, at + .02, -.585, at - .06, -.605, .019, .012))]
+    leg = torch.stack(bones).amin(0)
     free = put("leg", tone_of("leg", ("horn", "orange")), free * cover(leg), light)
     length, root, end, notch = [c[:, 0] for c in shape(TAILS, "tail")]
     t = (tx / length).clamp(0, 1)
@@ -310,27 +307,26 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     seam = cover((row - row.round()).abs() / 2.5 * half - .006)
     free = put("tail", colours["quill"], free * cover(d_tail), (.95 + .15 * ty / half) * light * (1 + .4 * seam))
 
-    by_branch = wy + .665 + .05 * one["branch"][0] * wx + .04 * torch.sin(wx * 2 + 3 * one["branch"][1]) * one["branch"][2]
+    slope, phase, wave = one["branch"]
+    across = wy + .665 + .05 * slope * wx + .04 * wave * torch.sin(wx * 2 + 3 * phase)
     thick = .060 - .012 * wx
-    bark = like.new_tensor((.45, .36, .29)).expand(batch, 3)
-    grain = .05 * torch.sin(wx * 23 + 9 * torch.sin(by_branch * 40))
-    free = put("", bark, free * cover(by_branch.abs() - thick), .9 + .4 * (by_branch / thick).clamp(-1, 1) + grain)
+    bark = like.new_tensor(BARK).expand(batch, 3)
+    grain = .05 * torch.sin(wx * 23 + 9 * torch.sin(across * 40))
+    free = put("", bark, free * cover(across.abs() - thick), .9 + .4 * (across / thick).clamp(-1, 1) + grain)
 
-    stack = torch.stack(lit, 1).flatten(2)                                                            # (B, K, S*S)
-    image = (torch.stack(tones, 2) @ stack).unflatten(2, (size, size))                                # (B, 3, S, S)
+    stack = torch.stack(lit, 1).flatten(2)  # (B, K, S*S)
+    image = (torch.stack(tones, 2) @ stack).unflatten(2, (size, size))  # (B, 3, S, S)
     if scenery:
         far = _background(n, colours, xs, ys, x, y)
-        far = _leaves(n, x, y, px, range(LEAVES - 2), far)[0]
+        far = _leaves(n, x, y, px, range(LEAVES - 3), far)[0]
         image = image + free[:, None] * _berries(n, colours, xs, ys, far)
-        image, clear = _leaves(n, x, y, px, range(LEAVES - 2, LEAVES), image)
+        image, clear = _leaves(n, x, y, px, range(LEAVES - 3, LEAVES), image)
     else:
         image, clear = image + free[:, None] * like.new_tensor(PAPER)[:, None, None], torch.ones_like(x)
-    gain = n["gain"][:, :, 0, 0]
-    gain = 1 + .17 * n["light"][:, 1:2, 0, 0] + .08 * gain
-    image = (image * gain[..., None, None]).clamp(0, 1)
+    image = (image * (1 + .17 * n["light"][:, 1:2] + .08 * n["gain"])).clamp(0, 1)      # exposure and white balance
     if not parts:
         return Scene(image, *[image.new_zeros(0)] * 3)
     table = like.new_tensor([[float(o == p) for o in owners] for p in (*PARTS, "face")])             # (P + 1, K)
-    whole = (table @ torch.stack(plain, 1).flatten(2)).unflatten(2, (size, size))                     # (B, P, S, S)
+    whole = (table @ torch.stack(plain, 1).flatten(2)).unflatten(2, (size, size))  # (B, P, S, S)
     seen = whole * clear[:, None]
     return Scene(image, seen[:, :-1], seen.sum(1), whole[:, :-1].sum((2, 3)))

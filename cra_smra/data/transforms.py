@@ -41,3 +41,17 @@ def flip_and_shift(size: int) -> v2.Transform:
     return v2.Compose(
         [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=size // 12, padding_mode="reflect")]
     )
+
+
+def resize_and_crop(size: int, train: bool, crop: str = "random") -> v2.Transform:
+    """The paper's geometry: resize to 550/448 of ``size`` in both directions, crop, in training flip.
+
+    ``crop="random"`` crops at random in training and at the centre in evaluation; ``crop="centre"`` crops at the
+    centre in both, as the text literally says. Raises ValueError for any other name.
+    """
+    if crop not in ("random", "centre"):
+        raise ValueError(f"crop must be 'random' or 'centre', got {crop!r}")
+    large = round(size * 550 / 448)
+    cut = v2.RandomCrop(size) if train and crop == "random" else v2.CenterCrop(size)
+    steps = [v2.Resize((large, large), antialias=True), cut]
+    return v2.Compose([*steps, v2.RandomHorizontalFlip()] if train else steps)

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from cra_smra.data.transforms import normalise
 from cra_smra.model import fuse
@@ -83,6 +82,8 @@ def predict_split(
     Returns ``stage_logits`` (N, stages, K), ``overall_logits`` (N, K) and ``targets``
     (N,), float32 and int64.
     """
+    from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
+
     was_training = model.training
     model.eval()
     rows: list[tuple[Tensor, ...]] = []

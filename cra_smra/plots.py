@@ -338,8 +338,9 @@ def fields_of_view(image: Tensor, views: Mapping[str, tuple[int, int, tuple[floa
             inside = ((at - x).abs() <= field / 2) & ((at - y).abs() <= field / 2)[:, None]  # (S, S)
             shown = torch.where(inside[..., None], shown, 0.55 + 0.3 * shown)
             bare(axes).imshow(shown.clamp(0, 1), extent=(0, side, side, 0))
-            for width, look in ((field, {"fill": False, "linewidth": 2}), (stride, {"color": COLOURS[5]})):
-                axes.add_patch(Rectangle((x - width / 2, y - width / 2), width, width, **({"edgecolor": INK} | look)))
+            for width, fill in ((field, "none"), (stride, COLOURS[5])):
+                corner = (x - width / 2, y - width / 2)
+                axes.add_patch(Rectangle(corner, width, width, facecolor=fill, edgecolor=INK, linewidth=1.6))
             axes.set(xlim=(0, side), ylim=(side, 0))
             axes.set_title(name, fontsize=11)
     return figure

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from cra_smra.attention import entropy, overlap
 from cra_smra.data.transforms import normalise
@@ -38,6 +37,7 @@ from cra_smra.recipes import Recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from tqdm import tqdm
 
 SWING = 200  # steps; FBSD's released code steps a cosine with T_max = 200 once per iteration
 PROBE = 64  # images on which the attention is inspected after every epoch
@@ -218,6 +218,8 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
     Raises ValueError when ``run`` holds something else, FloatingPointError when the
     loss is not finite.
     """
+    from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
+
     run = Path(run)
     state = resume_point(run, recipe)
     if state is not None and read_run(run)["status"] == "finished":

@@ -245,8 +245,9 @@ def test_file_of_another_network_is_refused(tmp_path):
         (lambda state: state.update({"layer9.weight": torch.zeros(1)}), "0 entries missing, 1 unknown, 0"),
         (lambda state: state.update({"bn1.weight": torch.zeros(65)}), "0 unknown, 1 of another shape"),
     ],
+    ids=["missing", "unknown", "misshapen"],
 )
-def test_file_that_does_not_fit_is_counted_and_changes_nothing(change, count, tmp_path):
+def test_file_that_does_not_fit_is_refused_with_counts(change, count, tmp_path):
     state = BUILD["resnet10"]().state_dict()
     change(state)
     path = save(state, tmp_path / "weights.pth")

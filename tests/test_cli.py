@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import pytest
 
 from cra_smra.cli import COMMANDS, main

@@ -23,7 +23,7 @@ ROWS = [row for section in ("equations", "open") for row in LEDGER[section]]
 
 def slug(heading: str) -> str:
     """The anchor that the book gives to a heading, and GitHub nearly so."""
-    words = re.sub(r"[^a-z0-9]+", "-", heading.lower().replace("'", ""))
+    words = re.sub(r"[^a-z0-9]+", "-", heading.lower())
     return words.strip("-")
 
 

@@ -60,7 +60,8 @@ async function probe(page) {
   await new Promise(done => { frame.onload = done; frame.src = page; });
   const view = frame.contentWindow, doc = frame.contentDocument;
   if (doc.querySelector(".math")) {
-    for (let i = 0; i < 200 && !(view.MathJax && view.MathJax.startup && view.MathJax.startup.promise); i++) await pause(50);
+    const ready = () => view.MathJax && view.MathJax.startup && view.MathJax.startup.promise;
+    for (let i = 0; i < 200 && !ready(); i++) await pause(50);
     if (view.MathJax && view.MathJax.startup) await view.MathJax.startup.promise;
   }
   await pause(100);
@@ -181,9 +182,9 @@ def test_links_and_anchors_lead_somewhere(site):
 
 
 def test_colab_links_name_notebooks_that_exist(site):
-    seen = 0
+    seen, colab = 0, re.compile(r"https://colab\.research\.google\.com/github/[^\"]*?/blob/main/([^\"]*)")
     for name in pages(site):
-        for path in re.findall(r"https://colab\.research\.google\.com/github/[^\"]*?/blob/main/([^\"]*)", (site / name).read_text()):
+        for path in colab.findall((site / name).read_text()):
             assert path.endswith(".ipynb") and (ROOT / path).is_file(), (name, path)
             seen += 1
     assert seen >= len(list((ROOT / "book").glob("[0-9]*.ipynb"))) > 0

@@ -10,8 +10,8 @@ import time
 
 import pytest
 import torch
-from conftest import tiny
 
+from conftest import tiny
 from cra_smra import load_dataset, train
 from cra_smra.evaluate import read_run
 from cra_smra.train import chosen, cosine_factor, parameter_groups

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torchvision.models as tv
@@ -129,22 +128,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors or .pth file without running any code that
     it may hold.
     """
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a safetensors file that can be read: {error}"
-            ) from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
         raise ValueError(
             f"{path} is not a state dict that can be read: it is damaged or holds code"
         ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise ValueError(f"{path} holds no state dict, which maps names to tensors")
+    return state
 
 
 def download(name: str, entry: str) -> dict[str, Tensor]:
@@ -158,15 +157,17 @@ def download(name: str, entry: str) -> dict[str, Tensor]:
             f"weights for {name} must be None, the path of an existing file"
             f"{''.join(f' or {choice!r}' for choice in allowed)}, got {entry!r}"
         )
-    weights = entries[entry]
-    try:
-        return weights.get_state_dict(
-            progress=True, check_hash=True, map_location="cpu", weights_only=True
-        )
-    except (URLError, TimeoutError, ConnectionError) as error:
-        file = weights.url.rsplit("/", 1)[-1]
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise RuntimeError(
-            f"could not download the weights of {name} ({error}): fetch {weights.url} elsewhere and put {file} "
-            f"into {folder}, or pass the file's path as weights"
-        ) from error
+    url = entries[entry].url
+    file = url.rsplit("/", 1)[-1]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # torchvision's file names end in the first digits of their hash
+            torch.hub.download_url_to_file(url, str(path), path.stem.rsplit("-", 1)[-1])
+        except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the hash differs
+            raise RuntimeError(
+                f"could not download the weights of {name} ({error}): fetch {url} elsewhere "
+                f"and put {file} into {path.parent}, or pass the file's path as weights"
+            ) from error
+    return read_state(path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cra_smra.backbones import Backbone
-from cra_smra.cram import CBAM, CRAM, conv_layer, suppression_mask
+from cra_smra.cram import CBAM, CRAM, check_suppression, conv_layer, suppression_mask
 from cra_smra.smram import SMRAM
 
 
@@ -151,6 +151,7 @@ class CRASMRA(Classifier):
     ) -> None:
         super().__init__()
         check_num_classes(num_classes)
+        check_suppression(omega, delta)
         self.backbone = Backbone(backbone, weights=weights, final_norm=final_norm)
         if cram == "cram":
             options = {
@@ -221,6 +222,8 @@ class CRASMRA(Classifier):
         """The share of suppressed channels per stage and SMRAM's maps, on normalised
         images (B, 3, H, W).
         """
+        if self.training:
+            raise RuntimeError("inspect needs the network in evaluation mode: call .eval()")
         modules = [module for module in self.cram if isinstance(module, CRAM)]
         gates: list[Tensor] = []  # the importance I of each stage: (B, C, 1, 1)
         hooks = [

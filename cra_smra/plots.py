@@ -288,7 +288,7 @@ def marked_birds(rows: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
 
 
 def distance_shares(panels: Mapping[str, Mapping[str, Tensor]], bins: int = 30) -> Figure:
-    """One panel for each kind of distance: histograms of its named sets of distances, as shares of each set."""
+    """One panel for each kind of distance: histograms of its named sets of distances, in % of each set."""
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(5.2, 3.1), sharey=True, squeeze=False)
         for place, (title, sets) in zip(axes.flat, panels.items(), strict=True):
@@ -301,17 +301,18 @@ def distance_shares(panels: Mapping[str, Mapping[str, Tensor]], bins: int = 30) 
             place.set_title(title, fontsize=11)
             place.set_xlabel("distance", fontsize=11)
         axes[0, 0].set_ylabel("share of the pairs, %", fontsize=11)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10)
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=10)
     return figure
 
 
 def selection_gain(looks: Sequence[int], gains: Mapping[str, Sequence[float]], claimed: float) -> Figure:
-    """The expected gain of the best of so many accuracies, in points, by name, with a claimed gain as a level line."""
+    """The expected gain of the best of so many accuracies, in points, with a claimed gain as a level line."""
     with style():
         figure, axes = plt.subplots(figsize=(4.8, 3.4))
         for index, (name, values) in enumerate(gains.items()):
-            look = {"color": COLOURS[index], "linestyle": DASHES[index], "marker": MARKERS[index], "markersize": 6}
-            axes.plot(looks, values, label=name, linewidth=2, **look)
+            look = {"color": COLOURS[index], "linestyle": DASHES[index], "marker": MARKERS[index]}
+            axes.plot(looks, values, label=name, linewidth=2, markersize=6, **look)
         axes.axhline(claimed, color=INK, linewidth=1)
         axes.text(looks[0], claimed + 0.02, f"{claimed:.1f} points", va="bottom", fontsize=11)
         axes.set(xscale="log", ylim=(0, None))
@@ -325,7 +326,7 @@ def selection_gain(looks: Sequence[int], gains: Mapping[str, Sequence[float]], c
 
 
 def fields_of_view(image: Tensor, views: Mapping[str, tuple[int, int, tuple[float, float]]]) -> Figure:
-    """An image (3, S, S), once for each named view: a cell's stride and its receptive field, in pixels, round (x, y).
+    """An image (3, S, S) for each named view: a cell's stride and its receptive field, in pixels, round (x, y).
 
     The cell is filled, the field is outlined; what lies outside the field is dimmed.
     """

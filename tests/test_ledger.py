@@ -41,8 +41,9 @@ def find(name: str) -> object:
     raise AttributeError(name)
 
 
-def test_the_page_is_what_the_ledger_makes():
-    command = [sys.executable, ROOT / "book" / "_tools" / "ledger.py", "--check"]
+@pytest.mark.parametrize("tool", ["ledger.py", "status.py"])
+def test_a_generated_page_is_what_its_source_makes(tool):
+    command = [sys.executable, ROOT / "book" / "_tools" / tool, "--check"]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
 

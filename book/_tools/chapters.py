@@ -22,6 +22,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+import status
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
@@ -296,7 +297,10 @@ def execute(paths: Sequence[Path], into: Path | None = None) -> None:
         except DeadKernelError as error:
             raise ChapterError(f"{path.stem}: the kernel died, perhaps for want of memory") from error
         write_notebook(notebook, (into or path.parent) / path.name)
-        progress.close(f"{label}  done in {time.monotonic() - start:.0f} s")
+        seconds = time.monotonic() - start
+        if into is None:
+            status.record(path.stem, seconds, path.parent)
+        progress.close(f"{label}  done in {seconds:.0f} s")
 
 
 # --- command line

@@ -220,10 +220,9 @@ class CRASMRA(Classifier):
     @torch.no_grad()
     def inspect(self, images: Tensor) -> Inspection:
         """The share of suppressed channels per stage and SMRAM's maps, on normalised
-        images (B, 3, H, W).
+        images (B, 3, H, W), in the mode that the network is in; call ``eval`` first
+        unless the batch's own statistics are wanted.
         """
-        if self.training:
-            raise RuntimeError("inspect needs the network in evaluation mode: call .eval()")
         modules = [module for module in self.cram if isinstance(module, CRAM)]
         gates: list[Tensor] = []  # the importance I of each stage: (B, C, 1, 1)
         hooks = [

@@ -269,10 +269,10 @@ def suppressed_by_range(
 
 
 def marked_birds(rows: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """Named rows of images (N, 3, S, S) with masks of their parts (N, P, S, S) bool; a circle round each part."""
-    count = len(next(iter(rows.values()))[0])
+    """Named rows of images (N, 3, S, S) with masks of parts (N, P, S, S) bool; a circle round each part."""
+    size = len(rows), len(next(iter(rows.values()))[0])
     with style():
-        figure, grid = plt.subplots(len(rows), count, figsize=(1.4 * count, 1.65 * len(rows)), squeeze=False)
+        figure, grid = plt.subplots(*size, figsize=(1.8 * size[1], 2.05 * size[0]), squeeze=False)
         for line, (name, (images, masks)) in zip(grid, rows.items(), strict=True):
             line[0].set_title(name, fontsize=11, loc="left")
             for axes, image, parts in zip(line, images, masks, strict=True):
@@ -281,7 +281,7 @@ def marked_birds(rows: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
                     y, x = part.nonzero(as_tuple=True)
                     if len(x) < 8:  # hidden
                         continue
-                    centre, radius = (x.float().mean(), y.float().mean()), 4 + 1.2 * (len(x) / math.pi) ** 0.5
+                    centre, radius = (x.float().mean(), y.float().mean()), 5 + 1.3 * (len(x) / math.pi) ** 0.5
                     for colour, width in (("white", 3.4), (INK, 1.6)):
                         axes.add_patch(Circle(centre, radius, fill=False, edgecolor=colour, linewidth=width))
     return figure

@@ -1,7 +1,7 @@
 """The embedded data set: procedural birds whose species differ by where a colour or a shape sits.
 
-A species is one value for each entry of ``ATTRIBUTES``. All species wear the same four colours on the head and the
-same four on the body, on parts of similar size, so that counting colours says next to nothing about the species.
+A species is one value for each entry of ``ATTRIBUTES``. All species wear the same four colours on the head and
+the same four on the body, on parts of similar size: counting colours says next to nothing about the species.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import write_jpeg
-from tqdm.auto import tqdm
 
-from cra_smra.data.drawing import ATTRIBUTES, BODY, HEAD, NOISE_SIZE, PARTS, VERSION, Scene, render
+from cra_smra.data.drawing import ATTRIBUTES, NOISE, NOISE_SIZE, PARTS, VERSION, Scene, render
 
-__all__ = ["ATTRIBUTES", "CUB_PARTS", "DIFFICULTIES", "NOISE_SIZE", "PARTS", "Birds", "Scene", "noise", "portraits", "render",
-           "species", "species_names", "write_cub"]
+__all__ = ["ATTRIBUTES", "CUB_PARTS", "DIFFICULTIES", "NOISE_SIZE", "PARTS", "Birds", "Scene", "noise",
+           "portraits", "render", "species", "species_names", "write_cub"]
 
 DIFFICULTIES: dict[str, int] = {"easy": 3, "medium": 2, "hard": 1}  # parts in which the nearest species differ
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 CUB_PARTS: tuple[str, ...] = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg",
                               "left wing", "nape", "right eye", "right leg", "right wing", "tail", "throat")
-FAMILY, BATCH_PIXELS = 10, 32 * 96 * 96
+FAMILY, BATCH_PIXELS = 20, 32 * 96 * 96
 _OWNERS = np.array([PARTS.index(part) for part, _ in ATTRIBUTES.values()])  # attribute -> part
 
 
@@ -110,8 +110,7 @@ def _check(num_classes: int, size: int, difficulty: str, **counts: int) -> None:
     if size < 32:
         raise ValueError(f"size must be at least 32 pixels, got {size}")
     for name, count in counts.items():
-        low = 0 if name == "seed" else 1
-        if count < low:
+        if count < (low := int(name != "seed")):
             raise ValueError(f"{name} must be at least {low}, got {count}")
 
 
@@ -124,37 +123,37 @@ def species(num_classes: int = 20, difficulty: str = "medium", seed: int = 0) ->
     return torch.from_numpy(_codes(num_classes, difficulty, seed).copy())
 
 
+_WORN = {"crown": "crowned", "forehead": "fronted", "nape": "naped", "throat": "throated",
+         "breast": "breasted", "belly": "bellied", "back": "backed", "wing": "winged"}
+_SHAPED = {"crest": ("", "Crested"), "breast marks": ("", "Streaked", "Banded"),
+           "wing marks": ("Bar-winged", "Patch-winged", "Stripe-winged"),
+           "tail": ("Square-tailed", "Fork-tailed", "Long-tailed", "Fan-tailed"),
+           "eye": ("", "Spectacled", "Masked", "Browed"), "leg": ("Dark-legged", "Orange-legged")}
+_NOUNS = ("Finch", "Warbler", "Sunbird", "Starling")  # by the beak
+
+
 def species_names(codes: Tensor) -> list[str]:
-    """A name for each code (K, A), true of the bird and used once; the beak gives the noun."""
-    worn = {"crown": "crowned", "forehead": "fronted", "nape": "naped", "throat": "throated", "breast": "breasted",
-            "belly": "bellied", "back": "backed", "wing": "winged"}
-    other = {"crest": ("", "Crested"), "breast marks": ("", "Streaked", "Banded"),
-             "wing marks": ("Bar-winged", "Patch-winged", "Stripe-winged"),
-             "tail": ("Square-tailed", "Fork-tailed", "Long-tailed", "Fan-tailed"),
-             "eye": ("", "Spectacled", "Masked", "Browed"), "leg": ("Dark-legged", "Orange-legged")}
-    nouns = ("Finch", "Warbler", "Sunbird", "Starling")
-    taken: list[str] = []
+    """A name for each code (K, A), true of the bird and used once: the first free one of its field marks."""
+    names: dict[str, None] = {}
     for code in codes.tolist():
-        value = dict(zip(ATTRIBUTES, code))
-        words = [f"{(HEAD if part in list(worn)[:4] else BODY)[value[part]].title()}-{end}" for part, end in worn.items()]
-        words = sorted((w for w in words if not w.startswith("Plain")), key=lambda w: (w[:5] == "Cream", w[:5] == "Slate"))
-        words += [kinds[value[name]] for name, kinds in other.items() if kinds[value[name]]]
-        for picked in (c for n in (1, 2, 3, 4, len(words)) for c in combinations(words, n)):
-            name = f"{' '.join(reversed(picked))} {nouns[value['beak']]}"
-            if name not in taken:
-                taken.append(name)
-                break
-    return taken
+        value = dict(zip(ATTRIBUTES, code, strict=True))
+        colours = [(ATTRIBUTES[part][1][value[part]], end) for part, end in _WORN.items()]
+        colours = sorted((c for c in colours if c[0] != "plain"), key=lambda c: (c[0] == "cream", c[0] == "slate"))
+        words = [f"{colour.title()}-{end}" for colour, end in colours]
+        words += [kinds[value[name]] for name, kinds in _SHAPED.items() if kinds[value[name]]]
+        options = (" ".join([*marks[::-1], _NOUNS[value["beak"]]])
+                   for n in range(1, len(words) + 1) for marks in combinations(words, n))
+        names[next(name for name in options if name not in names)] = None
+    return list(names)
 
 
 def portraits(num_classes: int = 20, size: int = 256, difficulty: str = "medium", seed: int = 0) -> Tensor:
     """Each species at ease on plain paper, as in a field guide: (K, 3, size, size) float in [0, 1]."""
     _check(num_classes, size, difficulty, seed=seed)
-    codes = species(num_classes, difficulty, seed)
     neutral = torch.full((1, NOISE_SIZE), 0.5)
-    neutral[:, 3] = 1.0  # as large as it gets: the fourth number is the scale
-    return torch.cat([render(c, neutral.expand(len(c), -1), size, scenery=False, parts=False).image
-                      for c in codes.split(_batch(size))])
+    neutral[:, list(NOISE).index("scale")] = 1.0  # as large as it gets
+    return torch.cat([render(codes, neutral.expand(len(codes), -1), size, scenery=False, parts=False).image
+                      for codes in species(num_classes, difficulty, seed).split(_batch(size))])
 
 
 class Birds(Dataset):
@@ -169,7 +168,7 @@ class Birds(Dataset):
     device       where images are rendered; they are kept on the CPU
 
     Image j of a class is a function of (seed, split, class, j): more images or classes leave it as it is, and
-    another size shows the same scene. Rendering happens at the first access, and once. ``images`` (N, 3, S, S)
+    another size shows the same scene. All are rendered once, at the first access. ``images`` (N, 3, S, S)
     uint8; ``boxes`` (N, 4) x, y, width, height in pixels around what shows of the bird; ``part_locations``
     (N, P, 3) x, y and 1 where the part shows, zeros where it is covered or outside. Pixel i spans [i, i + 1).
 
@@ -221,7 +220,8 @@ class Birds(Dataset):
         """What shows of each part, (B, P, S, S) bool; no pixel belongs to two parts."""
         indices = torch.as_tensor(indices, dtype=torch.long).reshape(-1) % len(self)
         shape = (0, len(PARTS), self.size, self.size)
-        return torch.cat([torch.zeros(shape, dtype=torch.bool), *((s.parts > 0.5).cpu() for s in self.scenes(indices))])
+        none = torch.zeros(shape, dtype=torch.bool)
+        return torch.cat([none, *((scene.parts > 0.5).cpu() for scene in self.scenes(indices))])
 
     def neighbours(self, label: int) -> tuple[int, ...]:
         """The species nearest to ``label``, by the number of parts in which they differ."""
@@ -231,21 +231,37 @@ class Birds(Dataset):
 
     def distinguishing_parts(self, a: int, b: int | None = None) -> tuple[str, ...]:
         """The parts in which species ``a`` and ``b`` differ; without ``b``, all that tell it from its neighbours."""
-        others = self.neighbours(a) if b is None else (b,)
-        differ = _differing(self.codes[list(others)].numpy(), self.codes[a].numpy()).any(0)
-        return tuple(part for part, yes in zip(PARTS, differ) if yes)
+        others = self.codes[list(self.neighbours(a) if b is None else (b,))]
+        differ = _differing(others.numpy(), self.codes[a].numpy()).any(0)
+        return tuple(part for part, yes in zip(PARTS, differ, strict=True) if yes)
 
     def _all(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures, boxes and part locations of all images, rendered once."""
+        from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
+
         if self._rendered is None:
-            bar = tqdm(total=len(self), desc=f"drawing birds ({self.split})", unit="image", leave=False,
-                       disable=len(self) <= 1000)
-            done = []
-            with bar:
-                for scene in self.scenes(range(len(self))):
-                    done.append(_measure(scene))
-                    bar.update(len(done[-1][0]))
-            self._rendered = tuple(torch.cat(column) for column in zip(*done))
+            parts = torch.arange(len(self)).split(_batch(self.size))
+            # A thread for each batch is several times faster than all threads on each of a thousand small steps.
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                with (
+                    ThreadPoolExecutor(threads) as pool,
+                    tqdm(total=len(parts), desc=f"drawing birds ({self.split})", leave=False,
+                         disable=len(self) <= 1000) as bar,
+                ):
+                    done = []
+                    for measured in pool.map(self._measured, parts):
+                        done.append(measured)
+                        bar.update()
+            finally:
+                torch.set_num_threads(threads)
+            self._rendered = tuple(torch.cat(column) for column in zip(*done, strict=True))
         return self._rendered
+
+    def _measured(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One batch of ``_all``."""
+        return _measure(next(self.scenes(indices)))
 
 
 def _measure(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,10 +286,10 @@ def _measure(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
 
 def write_cub(root: str | Path, *, num_classes: int = 20, train_per_class: int = 30, test_per_class: int = 30,
               size: int = 96, difficulty: str = "medium", seed: int = 0) -> Path:
-    """Write the birds in CUB-200-2011's official layout, as JPEG, to ``root``/CUB_200_2011; returns that folder.
+    """Write the birds in CUB-200-2011's official layout to ``root``/CUB_200_2011; return that folder.
 
-    A bird facing right shows its right eye, leg and wing, and the left ones count as invisible. The folder appears
-    complete or not at all. Raises FileExistsError if it is there already, ValueError for a value out of range.
+    A bird facing right shows its right eye, leg and wing; the left ones count as invisible. The folder appears
+    complete or not at all. Raises FileExistsError if it is there, ValueError for a value out of range.
     """
     _check(num_classes, size, difficulty, train_per_class=train_per_class, test_per_class=test_per_class, seed=seed)
     target = Path(root) / "CUB_200_2011"
@@ -282,8 +298,9 @@ def write_cub(root: str | Path, *, num_classes: int = 20, train_per_class: int =
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".CUB_200_2011-", dir=target.parent))
     try:
-        _fill_cub(draft, num_classes, (("train", train_per_class), ("test", test_per_class)),
-                  dict(size=size, difficulty=difficulty, seed=seed))
+        options = {"num_classes": num_classes, "size": size, "difficulty": difficulty, "seed": seed}
+        _fill_cub(draft, [Birds(split, per_class=n, **options)
+                          for split, n in (("train", train_per_class), ("test", test_per_class))])
         draft.chmod(0o755)
         os.rename(draft, target)
     finally:
@@ -291,31 +308,28 @@ def write_cub(root: str | Path, *, num_classes: int = 20, train_per_class: int =
     return target
 
 
-def _fill_cub(folder: Path, num_classes: int, splits: tuple[tuple[str, int], ...], options: dict) -> None:
-    sets = [Birds(split, num_classes=num_classes, per_class=count, **options) for split, count in splits]
+def _fill_cub(folder: Path, sets: Sequence[Birds]) -> None:
     folders = [f"{k:03d}.{name.replace(' ', '_')}" for k, name in enumerate(sets[0].classes, 1)]
-    lines: dict[str, list[str]] = {name: [] for name in (
+    rows: dict[str, list[str]] = {name: [] for name in (
         "images", "image_class_labels", "train_test_split", "bounding_boxes", "parts/part_locs")}
     number = 0
     for k, name in enumerate(folders):
         (folder / "images" / name).mkdir(parents=True)
-        for ds, (split, count) in zip(sets, splits):
-            for i in range(k * count, (k + 1) * count):
-                number += 1
-                file = f"{name}/{name[4:]}_{i - k * count:04d}_{number}.jpg"
-                write_jpeg(ds.images[i], str(folder / "images" / file), quality=95)
-                lines["images"].append(f"{number} {file}")
-                lines["image_class_labels"].append(f"{number} {k + 1}")
-                lines["train_test_split"].append(f"{number} {int(split == 'train')}")
-                lines["bounding_boxes"].append(" ".join([str(number), *(f"{v:.1f}" for v in ds.boxes[i].tolist())]))
-                faces_right = noise(split, k, i - k * count, ds.seed)[0, 0] >= 0.5
-                side = "right" if faces_right else "left"
-                for p, part in enumerate(CUB_PARTS, 1):
-                    known = part.removeprefix(side + " ")
-                    spot = ds.part_locations[i, PARTS.index(known)].tolist() if known in PARTS else (0.0, 0.0, 0.0)
-                    lines["parts/part_locs"].append(f"{number} {p} {spot[0]:.2f} {spot[1]:.2f} {int(spot[2])}")
-    lines["classes"] = [f"{k} {name}" for k, name in enumerate(folders, 1)]
-    lines["parts/parts"] = [f"{p} {part}" for p, part in enumerate(CUB_PARTS, 1)]
+        for ds, j in ((each, j) for each in sets for j in range(each.per_class)):
+            number, i = number + 1, k * ds.per_class + j
+            file = f"{name}/{name[4:]}_{j:04d}_{number}.jpg"
+            Image.fromarray(ds.images[i].permute(1, 2, 0).numpy()).save(folder / "images" / file, quality=95)
+            rows["images"].append(f"{number} {file}")
+            rows["image_class_labels"].append(f"{number} {k + 1}")
+            rows["train_test_split"].append(f"{number} {int(ds.split == 'train')}")
+            rows["bounding_boxes"].append(" ".join([str(number), *(f"{v:.1f}" for v in ds.boxes[i].tolist())]))
+            side = "left " if noise(ds.split, k, j, ds.seed)[0, 0] < 0.5 else "right "  # the first is the flip
+            at = dict(zip(PARTS, ds.part_locations[i].tolist(), strict=True))
+            for p, part in enumerate(CUB_PARTS, 1):
+                x, y, seen = at.get(part.removeprefix(side), (0, 0, 0))
+                rows["parts/part_locs"].append(f"{number} {p} {x:.2f} {y:.2f} {int(seen)}")
+    rows["classes"] = [f"{k} {name}" for k, name in enumerate(folders, 1)]
+    rows["parts/parts"] = [f"{p} {part}" for p, part in enumerate(CUB_PARTS, 1)]
     (folder / "parts").mkdir()
-    for name, rows in lines.items():
-        (folder / f"{name}.txt").write_text("\n".join(rows) + "\n")
+    for name, lines in rows.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")

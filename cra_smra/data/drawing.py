@@ -1,9 +1,10 @@
-"""Birds from signed distances: a species code and a row of random numbers in, an image and its part masks out.
+"""Birds from signed distances: a species code and a row of random numbers in, an image and its parts out.
 
-Every shape is a signed distance d (negative inside) in units of the bird, and its coverage of a pixel is a ramp of
-d over one pixel: sharp at any resolution, without supersampling. Layers are mixed front to back, so the weight with
-which a layer reaches the eye is at once its part's mask. There is no branch on data: the renderer can be exported.
+A shape is a signed distance d (negative inside) in units of the bird; it covers a pixel by a ramp of d over one
+pixel: sharp at any resolution, without supersampling. Layers are mixed front to back, so the weight with which a
+layer reaches the eye is at once its part's mask. No branch depends on data: the renderer can be exported.
 """
+
 from __future__ import annotations
 
 import math
@@ -11,34 +12,35 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 VERSION = 1  # raise it with every change of a pixel: it enters the data set's fingerprint
-PARTS: tuple[str, ...] = ("back", "beak", "belly", "breast", "crown", "eye", "forehead", "leg", "nape", "tail",
-                          "throat", "wing")
-# attribute -> (part that carries it, names of its values); a species code is one value per attribute, in this order
+PARTS: tuple[str, ...] = tuple("back beak belly breast crown eye forehead leg nape tail throat wing".split())
+# attribute -> (the part that carries it, names of its values); a species code has one value per attribute
 HEAD, BODY = ("crimson", "black", "cream", "plain"), ("golden", "cream", "slate", "plain")
 ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "crown": ("crown", HEAD), "forehead": ("forehead", HEAD), "nape": ("nape", HEAD), "throat": ("throat", HEAD),
-    "breast": ("breast", BODY), "belly": ("belly", BODY), "back": ("back", BODY), "wing": ("wing", BODY),
+    **{part: (part, HEAD) for part in ("crown", "forehead", "nape", "throat")},
+    **{part: (part, BODY) for part in ("breast", "belly", "back", "wing")},
     "crest": ("crown", ("smooth", "crested")), "breast marks": ("breast", ("plain", "streaked", "banded")),
-    "wing marks": ("wing", ("barred", "patched", "striped")), "tail": ("tail", ("square", "forked", "long", "fan")),
-    "beak": ("beak", ("cone", "needle", "curved", "dagger")), "eye": ("eye", ("plain", "ring", "stripe", "brow")),
-    "leg": ("leg", ("dark", "orange")),
+    "wing marks": ("wing", ("barred", "patched", "striped")), "leg": ("leg", ("dark", "orange")),
+    "tail": ("tail", ("square", "forked", "long", "fan")),
+    "beak": ("beak", ("cone", "needle", "curved", "dagger")),
+    "eye": ("eye", ("plain", "ring", "stripe", "brow")),
 }
 # numbers drawn per image, uniform in [0, 1); 0.5 everywhere is the neutral pose. Name -> how many.
 BLOBS, DOTS, LEAVES = 10, 6, 7
 NOISE: dict[str, int] = {
     "flip": 1, "x": 1, "y": 1, "scale": 1, "roll": 1, "tilt": 1, "head": 3, "tail": 1, "droop": 1, "fat": 1,
-    "shade": 1, "hue": 6, "worn": 8, "light": 2, "gain": 3, "sky": 6, "blobs": 4 * BLOBS, "dots": 6 * (7 + 2 * DOTS),
-    "leaves": 7 * LEAVES, "branch": 3,
+    "shade": 1, "hue": 6, "worn": 8, "faded": 9, "light": 2, "gain": 3, "sky": 6, "blobs": 4 * BLOBS,
+    "dots": 6 * (7 + 2 * DOTS), "leaves": 7 * LEAVES, "branch": 3,
 }
 NOISE_SIZE = sum(NOISE.values())
 
 CRIMSON, BLACK, CREAM = (.74, .15, .13), (.15, .14, .16), (.95, .90, .79)
 GOLD, SLATE, ORANGE, HORN = (.93, .68, .18), (.33, .43, .56), (.87, .49, .17), (.27, .25, .25)
-GROUNDS = ((.60, .45, .33), (.55, .53, .50), (.52, .51, .34))                     # brown, grey, olive plumage
+GROUNDS = ((.60, .45, .33), (.55, .53, .50), (.52, .51, .34))  # brown, grey, olive plumage
 BARK, PAPER = (.45, .36, .29), (.957, .945, .910)
-# variants of shape, one row a value:   tail: length, half-width at root and end, notch;  beak: length, height, curve
+# one row a value. Tail: length, half-width at root and at end, notch; beak: length, height, curve
 TAILS = ((.56, .080, .100, .0), (.62, .07, .145, .26), (.84, .070, .055, -.10), (.46, .07, .165, -.11))
 BEAKS = ((.17, .100, .1), (.19, .042, .0), (.31, .058, 1.5), (.35, .066, .0))
 
@@ -63,11 +65,6 @@ def _capsule(x, y, ax, ay, bx, by, ra, rb):
     return torch.sqrt((px - ux * t) ** 2 + (py - uy * t) ** 2 + 1e-9) - (ra + (rb - ra) * t)
 
 
-def _smooth_union(a, b, k):
-    h = (k - (a - b).abs()).clamp_min(0) / k
-    return torch.minimum(a, b) - h * h * (k / 4)
-
-
 def _turn(x, y, angle):
     c, s = torch.cos(angle), torch.sin(angle)
     return c * x + s * y, c * y - s * x
@@ -76,7 +73,7 @@ def _turn(x, y, angle):
 def _noise(u: Tensor) -> dict[str, Tensor]:
     """(B, D) in [0, 1) -> name -> (B, n, 1, 1) in [-1, 1)."""
     rows = (u.float() * 2 - 1)[..., None, None].split(list(NOISE.values()), 1)
-    return dict(zip(NOISE, rows))
+    return dict(zip(NOISE, rows, strict=True))
 
 
 def _colours(n: dict[str, Tensor], like: Tensor) -> dict[str, Tensor]:
@@ -92,7 +89,8 @@ def _colours(n: dict[str, Tensor], like: Tensor) -> dict[str, Tensor]:
         "golden": dye(GOLD, (.02, .10, .03), 2), "slate": dye(SLATE, (-.04, 0., .07), 3),
         "orange": dye(ORANGE, (.02, .08, .03), 1), "horn": dye(HORN), "plain": mix @ like.new_tensor(GROUNDS),
     }
-    out = {name: rgb * (1 + .12 * shade + .10 * worn[:, k:k + 1]) for k, (name, rgb) in enumerate(out.items())}
+    wear = (1 + .12 * shade + .10 * worn).split(1, 1)
+    out = {name: rgb * w for (name, rgb), w in zip(out.items(), wear, strict=True)}
     out["cheek"] = out["plain"] * .55 + like.new_tensor(CREAM) * .38
     out["dusky"] = out["plain"] * .62 + like.new_tensor(BLACK) * .22
     out["quill"] = out["plain"] * .35 + like.new_tensor(BLACK) * .60
@@ -100,7 +98,7 @@ def _colours(n: dict[str, Tensor], like: Tensor) -> dict[str, Tensor]:
 
 
 def _glow(cx, cy, radius, weight, xs, ys):
-    """Sum of round Gaussians: (B, N) each, weight (B, N, C) -> (B, C, S, S). Separable: one matrix product each."""
+    """Sum of round Gaussians, (B, N) each, weight (B, N, C) -> (B, C, S, S): separable, one matrix product."""
     gx = torch.exp(-(((xs - cx[..., None]) / radius[..., None]) ** 2))  # (B, N, S)
     gy = torch.exp(-(((ys - cy[..., None]) / radius[..., None]) ** 2))
     rows = (weight[..., None] * gy[:, :, None]).permute(0, 2, 3, 1)  # (B, C, S, N)
@@ -108,7 +106,7 @@ def _glow(cx, cy, radius, weight, xs, ys):
 
 
 def _background(n, colours, xs, ys, x, y):
-    """Sky and foliage far out of focus; some blobs take the birds' own colours, so that those give nothing away."""
+    """Sky and foliage far out of focus; some blobs take the birds' colours, so that those give nothing away."""
     u = n["sky"][..., 0, 0]
     top = torch.stack([.72 + .12 * u[:, 0], .79 + .07 * u[:, 0], .70 + .16 * u[:, 1]], 1)
     low = torch.stack([.47 + .16 * u[:, 2], .54 + .10 * u[:, 3], .33 + .14 * u[:, 4]], 1)
@@ -134,7 +132,7 @@ def _berries(n, colours, xs, ys, canvas):
         amount = (v[:, 5:6] * 1.3 + .45).clamp(0, 1)  # a third have none
         focus = v[:, 6, None, None, None]
         f = _glow(at[..., 0], at[..., 1], spread.expand(-1, DOTS), amount[..., None].expand(-1, DOTS, 1), xs, ys)
-        a = ((f - .42) * (4 + 3 * focus)).clamp(0, 1)                   # a sum of Gaussians cut at a level: round dots
+        a = ((f - .42) * (4 + 3 * focus)).clamp(0, 1)  # Gaussians cut at a level: round dots
         tone = colours[name][..., None, None] * (.66 + .12 * focus + .34 * f.clamp(max=1.2))
         canvas = canvas + (tone - canvas) * a
     return canvas
@@ -162,27 +160,26 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     """Draw a batch of birds.
 
     code     (B, A) int64, one value per entry of ATTRIBUTES: the species
-    noise    (B, NOISE_SIZE) in [0, 1): pose, light and surroundings; 0.5 everywhere is a bird at ease, facing right
+    noise    (B, NOISE_SIZE) in [0, 1): pose, light and surroundings; 0.5 everywhere is at ease, facing right
     size     pixels per side; the scene does not depend on it
     scenery  False leaves plain paper behind the bird and nothing in front of it
     parts    False leaves all but the image empty and saves the time
     """
-    batch, like = len(code), noise.float()
-    n = _noise(noise)
+    batch, like, n = len(code), noise.float(), _noise(noise)
     colours = _colours(n, like)
-    one = {k: [c[:, 0] for c in v.split(1, 1)] for k, v in n.items() if v.shape[1] <= 6}  # (B, 1, 1) each
-    value = dict(zip(ATTRIBUTES, code.split(1, 1)))  # (B, 1) each
+    one = {k: v.unbind(1) for k, v in n.items() if v.shape[1] <= 6}  # (B, 1, 1) each
+    value = dict(zip(ATTRIBUTES, code.split(1, 1), strict=True))  # (B, 1) each
     ramp = (torch.arange(size, device=noise.device, dtype=torch.float32) + .5) * (2 / size) - 1
     xs = ramp * torch.where(n["flip"] < 0, -1., 1.)[..., 0]  # (B, 1, S)
     ys = (-ramp).expand(batch, 1, size)
     x, y = xs.expand(batch, size, size), ys.transpose(1, 2).expand(batch, size, size)  # (B, S, S)
-    px = torch.full_like(one["x"][0], size / 2)  # pixels per unit
+    px = torch.full_like(one["x"][0], size / 2)  # pixels per unit of the scene
+    layers: list[tuple[str, Tensor, Tensor, Tensor]] = []  # front to back: part, colour, weight, weight in light
 
     # frames: world (the bird's scale, upright), body (tilted), head (nearly level), wing and tail (x backwards)
     scale = .63 + .15 * one["scale"][0]
     wx, wy = _turn((x - .10 - .26 * one["x"][0]) / scale, (y - .02 - .20 * one["y"][0]) / scale, .14 * one["roll"][0])
-    tilt = .40 + .36 * one["tilt"][0]
-    bx, by = _turn(wx, wy, tilt)
+    bx, by = _turn(wx, wy, .40 + .36 * one["tilt"][0])
     ahead, up, nod = one["head"]
     hx, hy = _turn(bx - .40 - .06 * ahead, by - .33 - .05 * up, -.32 - .25 * one["tilt"][0] + .34 * nod)
     ux, uy = _turn(.12 - bx, by + .015, -.03 + .07 * one["droop"][0])
@@ -192,141 +189,126 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
         """Distance in units of the bird -> coverage; `soft` bounds the steepness where plumage is fluffy."""
         return (.5 - d * (px * scale).clamp(max=soft)).clamp(0, 1)
 
-    def shape(table, name):
-        return like.new_tensor(table)[value[name][:, 0]][..., None, None].split(1, 1)  # (B, 1, 1, 1)
+    def row_of(table, name):
+        return like.new_tensor(table)[value[name][:, 0]][..., None, None].unbind(1)  # (B, 1, 1) each
 
-    def tone_of(name, palette):
-        return (torch.stack([colours[k] for k in palette], 1)
-                * torch.nn.functional.one_hot(value[name], len(palette)).transpose(1, 2)).sum(1)  # (B, 3)
+    young = n["faded"][..., 0, 0].abs().split(1, 1)  # (B, 1): as a whole, then part by part
+    fade = {name: .5 * young[8] + .3 * own for name, own in zip(ATTRIBUTES, young[:8], strict=False)}
 
-    # silhouette and its shading: rounded by the distance from the outline, lit from above
-    fat = 1 + .05 * one["fat"][0]
-    d_body = _smooth_union(_capsule(bx, by, .14, -.04, -.46, .06, .37 * fat, .12),
-                           torch.sqrt(hx ** 2 + (hy * 1.05) ** 2 + 1e-9) - .27, .34)
-    on = value["crest"][..., None]
-    d_crest = _capsule(hx, hy + .40 * (hx + .06) ** 2, -.07, .19, -.36, .38, .105, .010) + (1 - on) * 9.
-    body = cover(d_body, 60)
-    edge = (-d_body / .20).clamp(0, 1)
-    light = 1 + .07 * wy + .07 * one["light"][0] * wx
-    fluff = .018 * torch.sin(31 * bx + 6 * torch.sin(17 * by)) * torch.sin(27 * by)
-    round_ = (.72 + .32 * edge * (2 - edge)) * light + .07 * wy.clamp(-.5, .6) + fluff
-    round_ = round_ + .10 * (edge * (1 - edge)) * (wy > 0)
+    def paint(name, palette):
+        colour = torch.stack([colours[k] for k in palette], 1)  # (B, n, 3)
+        colour = (colour * F.one_hot(value[name], len(palette)).transpose(1, 2)).sum(1)  # (B, 3)
+        return colour + (colours["plain"] - colour) * fade[name] if name in fade else colour
 
-    lit, plain, tones, owners = [], [], [], []  # front to back
-    free = torch.ones_like(x)  # share of the pixel still to be filled
+    def choose(name, *distances):
+        """The distance that belongs to the value of an attribute; None is nothing at all."""
+        kind, out = value[name][..., None], torch.full_like(x, 9.)
+        for k, d in enumerate(distances):
+            out = out if d is None else torch.where(kind == k, d, out)
+        return out
 
-    def put(part, tone, weight, shade=None):
-        lit.append(weight if shade is None else weight * shade)
-        plain.append(weight)
-        tones.append(tone)
-        owners.append(part)
+    def put(free, part, colour, coverage, shade=None):
+        """Take `coverage` of what is still free in each pixel; return what is left."""
+        weight = free * coverage
+        layers.append((part, colour, weight, weight if shade is None else weight * shade))
         return free - weight
 
-    # head: eye and its ornament, beak
-    r = torch.sqrt((hx - .105) ** 2 + (hy - .04) ** 2 + 1e-9)
-    kind = value["eye"][..., None]
-    d_mark = torch.where(kind == 1, r - .090, torch.where(
-        kind == 2, _capsule(hx, hy, .22, .0, -.14, .05, .026, .048), torch.where(
-            kind == 3, _capsule(hx, hy, .20, .115, -.12, .135, .028, .032), 9.)))
-    shine = torch.sqrt((hx - .125) ** 2 + (hy - .062) ** 2 + 1e-9) - .017
-    free = put("eye", like.new_tensor((.97, .97, .95)).expand(batch, 3), free * cover(shine))
-    free = put("eye", colours["black"] * .55, free * cover(r - .058))
-    free = put("eye", tone_of("eye", ("cream", "cream", "black", "cream")), free * cover(d_mark) * body, light)
-    length, height, curve = shape(BEAKS, "beak")
-    t = (hx - .215) / length[:, 0]
-    line = hy + .02 + curve[:, 0] * (hx - .2) ** 2
-    d_beak = .9 * torch.maximum(line.abs() - height[:, 0] * (1 - t) * (1 + .4 * t),
-                                torch.maximum(hx - .215 - length[:, 0], .19 - hx))
-    free = put("beak", colours["horn"], free * cover(d_beak), light * (1 + .35 * (line * 18).clamp(-1, 1)))
+    # silhouette and its shading: rounded by the distance from the outline, lit from above
+    torso = _capsule(bx, by, .14, -.04, -.46, .06, .37 * (1 + .05 * one["fat"][0]), .12)
+    skull = torch.sqrt(hx ** 2 + (hy * 1.05) ** 2 + 1e-9) - .27
+    d_body = torch.minimum(torso, skull) - (.34 - (torso - skull).abs()).clamp_min(0) ** 2 / 1.36  # smooth union
+    body, edge = cover(d_body, 60), (-d_body / .20).clamp(0, 1)
+    light = 1 + .07 * wy + .07 * one["light"][0] * wx
+    fluff = .018 * torch.sin(31 * bx + 6 * torch.sin(17 * by)) * torch.sin(27 * by)
+    rim = .10 * edge * (1 - edge) * (wy > 0)
+    plumage = (.72 + .32 * edge * (2 - edge)) * light + .07 * wy.clamp(-.5, .6) + fluff + rim
 
-    # wing: marks, coverts (coloured), quills; feather lines converge at the tip
+    # head: eye and its ornament, beak
+    free = torch.ones_like(x)
+    r = torch.sqrt((hx - .105) ** 2 + (hy - .04) ** 2 + 1e-9)
+    shine = torch.sqrt((hx - .125) ** 2 + (hy - .062) ** 2 + 1e-9) - .017
+    mark = choose("eye", None, r - .090, _capsule(hx, hy, .22, .0, -.14, .05, .026, .048),
+                  _capsule(hx, hy, .20, .115, -.12, .135, .028, .032))
+    free = put(free, "eye", like.new_tensor((.97, .97, .95)).expand(batch, 3), cover(shine))
+    free = put(free, "eye", colours["black"] * .55, cover(r - .058))
+    free = put(free, "eye", paint("eye", ("cream", "cream", "black", "cream")), cover(mark) * body, light)
+    length, height, curve = row_of(BEAKS, "beak")
+    t, line = (hx - .215) / length, hy + .02 + curve * (hx - .2) ** 2
+    d = torch.maximum(line.abs() - height * (1 - t) * (1 + .4 * t), torch.maximum(hx - .215 - length, .19 - hx))
+    free = put(free, "beak", colours["horn"], cover(.9 * d), light * (1 + .35 * (line * 18).clamp(-1, 1)))
+
+    # wing: marks, coverts (coloured), secondaries, quills; the feathers' lines converge at the tip
     bend = uy + .10 * ux * ux
     half = (.205 - .215 * ux).clamp(.03, .205)
-    d_wing = _capsule(ux, bend, .0, .0, .80, .05, .20, .022)
-    rel = bend / half
-    row = rel * 3.5
-    quill = (row - row.round()).abs() / 3.5 * half
-    seam = cover(quill - .007) * ((ux - .20) * 9).clamp(0, 1)
-    wing = cover(d_wing)
-    mark = value["wing marks"][..., None]
-    arc = ux + .25 * bend * bend
-    bars = torch.minimum((arc - .18).abs(), (arc - .35).abs()) - .032
-    patch = _ellipse(ux, bend, .34, -.01, .14, .09)
-    stripe = torch.maximum((rel - .62).abs() * half - .036, torch.maximum(.02 - ux, ux - .62))
-    d_mark = torch.where(mark == 0, bars, torch.where(mark == 1, patch, stripe))
-    inside = (-d_wing / .10).clamp(0, 1)
-    wing_light = (.74 + .28 * inside * (2 - inside)) * light + .10 * uy + .02 * torch.sin(ux * 40) * torch.sin(rel * 9)
-    free = put("wing", colours["cream"], free * cover(torch.maximum(d_mark, d_wing + .02)), wing_light)
-    free = put("wing", tone_of("wing", BODY), free * wing * cover(arc - .08, 25), wing_light)
-    free = put("wing", colours["dusky"], free * wing * cover(arc - .46, 25), wing_light * (1 - .20 * seam))
-    free = put("wing", colours["quill"], free * wing, wing_light * (1 + .55 * seam))
+    d_wing, across = _capsule(ux, bend, .0, .0, .80, .05, .20, .022), bend / half
+    wing, edge, arc = cover(d_wing), (-d_wing / .10).clamp(0, 1), ux + .25 * bend * bend
+    seam = cover((across * 3.5 - (across * 3.5).round()).abs() / 3.5 * half - .007) * ((ux - .20) * 9).clamp(0, 1)
+    mark = choose("wing marks", torch.minimum((arc - .18).abs(), (arc - .35).abs()) - .032,
+                  _ellipse(ux, bend, .34, -.01, .14, .09),
+                  torch.maximum((across - .62).abs() * half - .036, torch.maximum(.02 - ux, ux - .62)))
+    shade = (.74 + .28 * edge * (2 - edge)) * light + .10 * uy + .02 * torch.sin(ux * 40) * torch.sin(across * 9)
+    free = put(free, "wing", colours["cream"], cover(torch.maximum(mark, d_wing + .02)), shade)
+    free = put(free, "wing", paint("wing", BODY), wing * cover(arc - .08, 25), shade)
+    free = put(free, "wing", colours["dusky"], wing * cover(arc - .46, 25), shade * (1 - .20 * seam))
+    free = put(free, "wing", colours["quill"], wing, shade * (1 + .55 * seam))
 
-    tuft = (-d_crest / .08).clamp(0, 1)
-    free = put("crown", tone_of("crown", HEAD), free * cover(d_crest), (.80 + .26 * tuft) * light)
-
-    # plumage: the regions share the silhouette between them
-    rest = free * body
-
-    def region(part, tone, coverage, shade):
-        w = rest * coverage
-        put(part, tone, w, shade)
-        return rest - w
-
-    rest = region("throat", tone_of("throat", HEAD), cover(_ellipse(hx, hy, .15, -.225, .145, .11), 30), round_)
-    rest = region("forehead", tone_of("forehead", HEAD), cover(_ellipse(hx, hy, .18, .20, .185, .21), 30), round_)
-    rest = region("crown", tone_of("crown", HEAD), cover(_ellipse(hx, hy, -.13, .24, .21, .16 - .05 * on), 30), round_)
-    rest = region("nape", tone_of("nape", HEAD), cover(_ellipse(hx, hy, -.29, -.05, .13, .17), 30), round_)
-    rest = region("face", colours["cheek"], cover(_ellipse(hx, hy, .03, -.02, .26, .22), 30), round_)
-    kind = value["breast marks"][..., None]
-    cell = bx * 8.5
+    # plumage: the patches share what is left of the silhouette between them; the face is nobody's
+    crest = choose("crest", None, _capsule(hx, hy + .40 * (hx + .06) ** 2, -.07, .19, -.36, .38, .105, .010))
+    shade = (.80 + .26 * (-crest / .08).clamp(0, 1)) * light
+    free = put(free, "crown", paint("crown", HEAD), cover(crest), shade)
+    cap = .16 - .05 * value["crest"][..., None]  # lower under a crest, so that both show as much colour
+    d_breast, cell = _ellipse(bx, by, .44, -.10, .275, .34), bx * 8.5
     along = by * 4 + cell.round() * .5 - .5
-    dash = torch.maximum((cell - cell.round()).abs() / 8.5 - .024, (along - along.round()).abs() / 4 - .08)
+    dashes = torch.maximum((cell - cell.round()).abs() / 8.5 - .024, (along - along.round()).abs() / 4 - .08)
     band = (torch.sqrt((bx - .12) ** 2 + (by - .12) ** 2 + 1e-9) - .30).abs() - .035
-    d_breast = _ellipse(bx, by, .44, -.10, .275, .34)
-    d_spot = torch.where(kind == 1, torch.maximum(dash, d_breast + .04), torch.where(
-        kind == 2, torch.maximum(band, d_breast), 9.))
-    rest = region("breast", colours["quill"], cover(d_spot) * .85, round_)
-    rest = region("breast", tone_of("breast", BODY), cover(d_breast, 25), round_)
-    rest = region("back", tone_of("back", BODY), cover(torch.maximum(.08 - by, bx - .26), 25), round_)
-    rest = region("belly", tone_of("belly", BODY), cover(torch.maximum(by + .03, bx - .6), 25), round_)
-    region("face", colours["cheek"], 1., round_)
+    mark = choose("breast marks", None, torch.maximum(dashes, d_breast + .04), torch.maximum(band, d_breast))
+    rest = free * body
+    for part, colour, coverage in (
+        ("throat", paint("throat", HEAD), cover(_ellipse(hx, hy, .15, -.225, .145, .11), 30)),
+        ("forehead", paint("forehead", HEAD), cover(_ellipse(hx, hy, .18, .20, .185, .21), 30)),
+        ("crown", paint("crown", HEAD), cover(_ellipse(hx, hy, -.13, .24, .21, cap), 30)),
+        ("nape", paint("nape", HEAD), cover(_ellipse(hx, hy, -.29, -.05, .13, .17), 30)),
+        ("face", colours["cheek"], cover(_ellipse(hx, hy, .03, -.02, .26, .22), 30)),
+        ("breast", colours["quill"], cover(mark) * .85),
+        ("breast", paint("breast", BODY), cover(d_breast, 25)),
+        ("back", paint("back", BODY), cover(torch.maximum(.08 - by, bx - .26), 25)),
+        ("belly", paint("belly", BODY), cover(torch.maximum(by + .03, bx - .6), 25)),
+        ("face", colours["cheek"], 1.),
+    ):
+        rest = put(rest, part, colour, coverage, plumage)
     free = free * (1 - body)
 
     # legs in front of the branch, tail behind the bird
-    bones = [bone for at in (.10, -.06) for bone in (
-        _capsule(wx, wy, at, -.30, at - .03, -.44, .05, .021), _capsule(wx, wy, at - .03, -.45, at + .02, -.585, .021, .019),
-        _capsule(wx, wy, at + .02, -.585, at + .12, -.605, .019, .014),
-        _capsule(wx, wy, at + .02, -.585, at - .06, -.605, .019, .012))]
-    leg = torch.stack(bones).amin(0)
-    free = put("leg", tone_of("leg", ("horn", "orange")), free * cover(leg), light)
-    length, root, end, notch = [c[:, 0] for c in shape(TAILS, "tail")]
-    t = (tx / length).clamp(0, 1)
-    half = root + (end - root) * t
-    d_tail = torch.maximum(ty.abs() - half, torch.maximum(tx - length + notch * (1 - (ty / end).abs()), -.08 - tx))
-    row = ty / half * 2.5
-    seam = cover((row - row.round()).abs() / 2.5 * half - .006)
-    free = put("tail", colours["quill"], free * cover(d_tail), (.95 + .15 * ty / half) * light * (1 + .4 * seam))
-
+    bones = [_capsule(wx, wy, at + ax, ay, at + zx, zy, ra, rz) for at in (.10, -.06) for ax, ay, zx, zy, ra, rz in (
+        (0, -.30, -.03, -.44, .05, .021), (-.03, -.45, .02, -.585, .021, .019),
+        (.02, -.585, .12, -.605, .019, .014), (.02, -.585, -.06, -.605, .019, .012))]
+    free = put(free, "leg", paint("leg", ("horn", "orange")), cover(torch.stack(bones).amin(0)), light)
+    length, root, end, notch = row_of(TAILS, "tail")
+    half = root + (end - root) * (tx / length).clamp(0, 1)
+    across = ty / half
+    tip = tx - length + notch * (1 - (ty / end).abs())
+    seam = cover((across * 2.5 - (across * 2.5).round()).abs() / 2.5 * half - .006)
+    d = torch.maximum(ty.abs() - half, torch.maximum(tip, -.08 - tx))
+    free = put(free, "tail", colours["quill"], cover(d), (.95 + .15 * across) * light * (1 + .4 * seam))
     slope, phase, wave = one["branch"]
-    across = wy + .665 + .05 * slope * wx + .04 * wave * torch.sin(wx * 2 + 3 * phase)
+    d = wy + .665 + .05 * slope * wx + .04 * wave * torch.sin(wx * 2 + 3 * phase)
     thick = .060 - .012 * wx
-    bark = like.new_tensor(BARK).expand(batch, 3)
-    grain = .05 * torch.sin(wx * 23 + 9 * torch.sin(across * 40))
-    free = put("", bark, free * cover(across.abs() - thick), .9 + .4 * (across / thick).clamp(-1, 1) + grain)
+    shade = .9 + .4 * (d / thick).clamp(-1, 1) + .05 * torch.sin(wx * 23 + 9 * torch.sin(d * 40))
+    free = put(free, "", like.new_tensor(BARK).expand(batch, 3), cover(d.abs() - thick), shade)
 
-    stack = torch.stack(lit, 1).flatten(2)  # (B, K, S*S)
-    image = (torch.stack(tones, 2) @ stack).unflatten(2, (size, size))  # (B, 3, S, S)
+    owners, tones, weights, lit = zip(*layers, strict=True)
+    image = torch.stack(tones, 2) @ torch.stack(lit, 1).flatten(2)  # (B, 3, K) @ (B, K, S * S)
+    image = image.unflatten(2, (size, size))  # (B, 3, S, S)
     if scenery:
-        far = _background(n, colours, xs, ys, x, y)
-        far = _leaves(n, x, y, px, range(LEAVES - 3), far)[0]
+        far = _leaves(n, x, y, px, range(LEAVES - 3), _background(n, colours, xs, ys, x, y))[0]
         image = image + free[:, None] * _berries(n, colours, xs, ys, far)
         image, clear = _leaves(n, x, y, px, range(LEAVES - 3, LEAVES), image)
     else:
         image, clear = image + free[:, None] * like.new_tensor(PAPER)[:, None, None], torch.ones_like(x)
-    image = (image * (1 + .17 * n["light"][:, 1:2] + .08 * n["gain"])).clamp(0, 1)      # exposure and white balance
+    image = (image * (1 + .17 * n["light"][:, 1:2] + .08 * n["gain"])).clamp(0, 1)  # exposure, white balance
     if not parts:
         return Scene(image, *[image.new_zeros(0)] * 3)
-    table = like.new_tensor([[float(o == p) for o in owners] for p in (*PARTS, "face")])             # (P + 1, K)
-    whole = (table @ torch.stack(plain, 1).flatten(2)).unflatten(2, (size, size))  # (B, P, S, S)
+    table = like.new_tensor([[float(o == p) for o in owners] for p in (*PARTS, "face")])  # (P + 1, K)
+    whole = (table @ torch.stack(weights, 1).flatten(2)).unflatten(2, (size, size))  # (B, P + 1, S, S)
     seen = whole * clear[:, None]
     return Scene(image, seen[:, :-1], seen.sum(1), whole[:, :-1].sum((2, 3)))

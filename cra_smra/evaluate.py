@@ -72,7 +72,11 @@ def read_checkpoint(path: Path) -> dict[str, object]:
 
 @torch.no_grad()
 def predict_split(
-    model: nn.Module, loader: DataLoader, accelerator: Accelerator, statistics: str
+    model: nn.Module,
+    loader: DataLoader,
+    accelerator: Accelerator,
+    statistics: str,
+    progress: bool = True,
 ) -> dict[str, Tensor]:
     """Outputs for every image of a prepared loader, once each and in order, on the CPU.
 
@@ -81,12 +85,11 @@ def predict_split(
     """
     from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
 
+    hidden = {} if progress and accelerator.is_main_process else {"disable": True}  # left out, TQDM_DISABLE decides
     was_training = model.training
     model.eval()
     rows: list[tuple[Tensor, ...]] = []
-    for images, targets in tqdm(
-        loader, desc="evaluate", leave=False, disable=not accelerator.is_main_process
-    ):
+    for images, targets in tqdm(loader, desc="evaluate", leave=False, **hidden):
         output = model(normalise(images, statistics))
         found = accelerator.gather_for_metrics(
             (output.stage_logits, output.overall_logits, targets)

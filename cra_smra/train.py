@@ -275,19 +275,19 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
         write_json(run / "run.json", record)
 
     first = len(history)
-    hidden = not (progress and accelerator.is_main_process)
+    hidden = {} if progress and accelerator.is_main_process else {"disable": True}
     with tqdm(
         total=recipe.epochs * len(loader),
         initial=first * len(loader),
         mininterval=1,
-        disable=hidden,
+        **hidden,
     ) as bar:
         for epoch in range(first, recipe.epochs):
             began = time.perf_counter()
             row = {"epoch": epoch + 1} | train_epoch(
                 epoch, model, loader, optimizer, recipe, accelerator, bar
             )
-            found = metrics(predict_split(model, watched_loader, accelerator, recipe.normalisation))
+            found = metrics(predict_split(model, watched_loader, accelerator, recipe.normalisation, progress))
             row |= {
                 f"{watched}_accuracy": found["accuracy"],
                 f"{watched}_accuracy_stages": found["accuracy_stages"],
@@ -303,7 +303,7 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
     test_loader = accelerator.prepare(
         DataLoader(recipe.load("test"), EVAL_BATCH, num_workers=recipe.workers)
     )
-    predictions = predict_split(model, test_loader, accelerator, recipe.normalisation)
+    predictions = predict_split(model, test_loader, accelerator, recipe.normalisation, progress)
     if accelerator.is_main_process:
         write_predictions(run / "predictions.npz", predictions)
         result = {"chosen_epoch": chosen(history, recipe), "test": metrics(predictions)}

@@ -241,14 +241,14 @@ class Birds(Dataset):
 
         if self._rendered is None:
             parts = torch.arange(len(self)).split(_batch(self.size))
+            hidden = {"disable": True} if len(self) <= 1000 else {}  # left out, TQDM_DISABLE decides
             # A thread for each batch is several times faster than all threads on each of a thousand small steps.
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
                 with (
                     ThreadPoolExecutor(threads) as pool,
-                    tqdm(total=len(parts), desc=f"drawing birds ({self.split})", leave=False,
-                         disable=len(self) <= 1000) as bar,
+                    tqdm(total=len(parts), desc=f"drawing birds ({self.split})", leave=False, **hidden) as bar,
                 ):
                     done = []
                     for measured in pool.map(self._measured, parts):

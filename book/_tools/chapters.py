@@ -22,10 +22,11 @@ from typing import Any
 
 import jupytext
 import nbformat
-import status
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
+
+import status
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"

@@ -15,8 +15,8 @@ PACKAGES = ("cra_smra", "torch", "torchvision", "accelerate", "numpy", "matplotl
 
 HEAD = """# Status of the outputs
 
-Every chapter was executed from top to bottom by `make execute`, which writes this page. `make test` executes them again and
-compares the outputs, but for the cells listed in `tests/test_book.py`, whose numbers depend on the machine.
+Every chapter was executed from top to bottom by `make execute`, which writes this page. `make test` executes them
+again and compares the outputs, but for the cells listed in `tests/test_book.py`, whose numbers depend on the machine.
 """
 
 

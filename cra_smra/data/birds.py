@@ -31,7 +31,7 @@ DIFFICULTIES: dict[str, int] = {"easy": 3, "medium": 2, "hard": 1}  # parts in w
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 CUB_PARTS: tuple[str, ...] = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg",
                               "left wing", "nape", "right eye", "right leg", "right wing", "tail", "throat")
-FAMILY, BATCH_PIXELS = 20, 32 * 96 * 96
+FAMILY, BATCH_PIXELS = 10, 32 * 96 * 96
 _OWNERS = np.array([PARTS.index(part) for part, _ in ATTRIBUTES.values()])  # attribute -> part
 
 
@@ -117,7 +117,7 @@ def _check(num_classes: int, size: int, difficulty: str, **counts: int) -> None:
 def species(num_classes: int = 20, difficulty: str = "medium", seed: int = 0) -> Tensor:
     """Codes (K, A) of the species, one column per entry of ``ATTRIBUTES``; fewer classes are a prefix of more.
 
-    No two species differ in fewer than ``DIFFICULTIES[difficulty]`` parts, and families of four are that close.
+    No two species differ in fewer than ``DIFFICULTIES[difficulty]`` parts, and each has a relative in its family that is that close.
     """
     _check(num_classes, 32, difficulty, seed=seed)
     return torch.from_numpy(_codes(num_classes, difficulty, seed).copy())

@@ -193,7 +193,7 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
         return like.new_tensor(table)[value[name][:, 0]][..., None, None].unbind(1)  # (B, 1, 1) each
 
     young = n["faded"][..., 0, 0].abs().split(1, 1)  # (B, 1): as a whole, then part by part
-    fade = {name: .5 * young[8] + .3 * own for name, own in zip(ATTRIBUTES, young[:8], strict=False)}
+    fade = {name: .45 * young[8] + .3 * own for name, own in zip(ATTRIBUTES, young[:8], strict=False)}
 
     def paint(name, palette):
         colour = torch.stack([colours[k] for k in palette], 1)  # (B, n, 3)

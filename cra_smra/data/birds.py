@@ -117,7 +117,7 @@ def _check(num_classes: int, size: int, difficulty: str, **counts: int) -> None:
 def species(num_classes: int = 20, difficulty: str = "medium", seed: int = 0) -> Tensor:
     """Codes (K, A) of the species, one column per entry of ``ATTRIBUTES``; fewer classes are a prefix of more.
 
-    No two species differ in fewer than ``DIFFICULTIES[difficulty]`` parts, and each has a relative in its family that is that close.
+    No two species differ in fewer than ``DIFFICULTIES[difficulty]`` parts; the nearest differ in exactly as many.
     """
     _check(num_classes, 32, difficulty, seed=seed)
     return torch.from_numpy(_codes(num_classes, difficulty, seed).copy())

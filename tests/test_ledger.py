@@ -22,9 +22,8 @@ ROWS = [row for section in ("equations", "open") for row in LEDGER[section]]
 
 
 def slug(heading: str) -> str:
-    """The anchor that the book gives to a heading, and GitHub nearly so."""
-    words = re.sub(r"[^a-z0-9]+", "-", heading.lower())
-    return words.strip("-")
+    """The anchor that the book and GitHub give to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def find(name: str) -> object:

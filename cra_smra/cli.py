@@ -18,8 +18,8 @@ def train_command(argv: list[str]) -> None:
     """Train by a named recipe, then print what the run directory says."""
     import tyro
 
-    from cra_smra.evaluate import read_run
     from cra_smra.recipes import Recipe
+    from cra_smra.runs import read_run
     from cra_smra.train import train
 
     @dataclass

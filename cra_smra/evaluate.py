@@ -4,12 +4,9 @@ numbers drawn from them.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,55 +16,12 @@ from torch.utils.data import DataLoader
 from cra_smra.data.transforms import normalise
 from cra_smra.model import fuse
 from cra_smra.recipes import Recipe
+from cra_smra.runs import read_checkpoint, read_run, write_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 EVAL_BATCH = 64
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file so that it is either there in full or not at all, whenever the
-    process dies.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with open(partial, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as JSON, in full or not at all."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
-
-
-def read_run(run: str | Path) -> dict[str, object]:
-    """The contents of a run directory's run.json. Raises ValueError with one line when
-    there is none.
-    """
-    path = Path(run) / "run.json"
-    if not path.is_file():
-        raise ValueError(f"{run} is not a run directory: it holds no run.json")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
-def read_checkpoint(path: Path) -> dict[str, object]:
-    """A checkpoint, read without running any code that it may hold. Raises ValueError
-    when it is damaged.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}: train the run first")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
-        raise ValueError(f"checkpoint {path} cannot be read: it is damaged or holds code") from error
 
 
 @torch.no_grad()

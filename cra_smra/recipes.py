@@ -172,6 +172,8 @@ class Recipe:
             weight_decay=5e-4,
             workers=0,
         )
+        if changes.get("method") == "plain":  # one cross-entropy in place of a sum of weight 7
+            quick = replace(quick, lr_backbone=0.01, lr_heads=0.01)
         return replace(quick, **changes)
 
     @classmethod

@@ -4,12 +4,8 @@ changes nothing.
 
 from __future__ import annotations
 
-import json
 import math
-import platform
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,15 +21,19 @@ from cra_smra.evaluate import (
     make_accelerator,
     metrics,
     predict_split,
-    read_checkpoint,
-    read_run,
-    write_json,
     write_predictions,
-    write_whole,
 )
 from cra_smra.losses import total_loss
 from cra_smra.model import CRASMRA, PlainNetwork, fuse
 from cra_smra.recipes import Recipe
+from cra_smra.runs import (
+    provenance,
+    read_checkpoint,
+    read_run,
+    resume_point,
+    save_epoch,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,35 +81,6 @@ def inspect(model: CRASMRA | PlainNetwork, images: Tensor) -> dict[str, float | 
         log["overlap"] = overlap(maps).mean().item()
         log["entropy"] = entropy(maps).mean(dim=0).tolist()
     return log
-
-
-def provenance(device: torch.device) -> dict[str, object]:
-    """Where and with what a run happens: commit, versions, device."""
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (
-        OSError,
-        subprocess.CalledProcessError,
-    ):  # installed from a wheel, or no git on this machine
-        commit = None
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    packages = ("cra_smra", "torch", "torchvision", "accelerate", "numpy")
-    return {
-        "commit": commit,
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in packages},
-        "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
-    }
 
 
 def train_epoch(
@@ -175,28 +146,6 @@ def finite(loss: float, epoch: int, step: int) -> float:
             "lower the learning rates, or look for broken images. The last whole epoch is kept."
         )
     return loss
-
-
-def resume_point(run: Path, recipe: Recipe) -> dict[str, object] | None:
-    """The last whole epoch of an interrupted run in ``run``, or None when nothing has
-    been trained there yet.
-    """
-    if not (run / "run.json").is_file():
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
-            raise ValueError(f"{run} exists and is not a run directory: choose another name")
-        return None
-    stored, given = read_run(run)["recipe"], recipe.to_dict()
-    changed = [
-        f"{name} {stored.get(name)!r}, now {given[name]!r}"
-        for name in given
-        if stored.get(name) != given[name]
-    ]
-    if changed:
-        raise ValueError(
-            f"{run} holds a run of another recipe ({'; '.join(changed)}): choose another folder"
-        )
-    last = run / "checkpoints" / "last.pt"
-    return read_checkpoint(last) if last.is_file() else None
 
 
 def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
@@ -327,24 +276,3 @@ def chosen(history: list[dict[str, object]], recipe: Recipe) -> int:
     if recipe.protocol == "paper":
         return len(history)
     return max(history, key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"]
-
-
-def save_epoch(
-    run: Path,
-    network: nn.Module,
-    optimizer: Optimizer,
-    history: list[dict[str, object]],
-    best: bool,
-) -> None:
-    """Write the metrics and the checkpoints; last.pt comes last, since it is what a
-    resume starts from.
-    """
-    weights = network.state_dict()
-    if best:
-        write_whole(
-            run / "checkpoints" / "chosen.pt", lambda file: torch.save({"model": weights}, file)
-        )
-    lines = "".join(json.dumps(row) + "\n" for row in history)
-    write_whole(run / "metrics.jsonl", lambda file: file.write(lines.encode()))
-    state = {"model": weights, "optimizer": optimizer.state_dict(), "history": history}
-    write_whole(run / "checkpoints" / "last.pt", lambda file: torch.save(state, file))

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from cra_smra.data import birds
 from cra_smra.data.birds import (
     ATTRIBUTES,
-    CUB_PARTS,
     NOISE_SIZE,
     PARTS,
     Birds,
@@ -20,8 +19,8 @@ from cra_smra.data.birds import (
     render,
     species,
     species_names,
-    write_cub,
 )
+from cra_smra.data.cub import CUB_PARTS, write_cub
 
 EACH = pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
 SMALL = {"num_classes": 4, "per_class": 6, "size": 64}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cra_smra import evaluate
-from cra_smra.evaluate import metrics, read_checkpoint, read_run, write_whole
+from cra_smra.evaluate import metrics
+from cra_smra.runs import read_checkpoint, read_run, write_whole
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

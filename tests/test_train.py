@@ -13,7 +13,7 @@ import torch
 
 from conftest import tiny
 from cra_smra import load_dataset, train
-from cra_smra.evaluate import read_run
+from cra_smra.runs import read_run
 from cra_smra.train import chosen, cosine_factor, parameter_groups
 
 

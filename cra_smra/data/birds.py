@@ -7,30 +7,23 @@ the same four on the body, on parts of similar size: counting colours says next 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from cra_smra.data.drawing import ATTRIBUTES, NOISE, NOISE_SIZE, PARTS, VERSION, Scene, render
 
-__all__ = ["ATTRIBUTES", "CUB_PARTS", "DIFFICULTIES", "NOISE_SIZE", "PARTS", "Birds", "Scene", "noise",
-           "portraits", "render", "species", "species_names", "write_cub"]
+__all__ = ["ATTRIBUTES", "DIFFICULTIES", "NOISE_SIZE", "PARTS", "Birds", "Scene", "noise",
+           "portraits", "render", "species", "species_names"]
 
 DIFFICULTIES: dict[str, int] = {"easy": 3, "medium": 2, "hard": 1}  # parts in which the nearest species differ
 SPLITS: tuple[str, ...] = ("train", "val", "test")
-CUB_PARTS: tuple[str, ...] = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg",
-                              "left wing", "nape", "right eye", "right leg", "right wing", "tail", "throat")
 FAMILY, BATCH_PIXELS = 10, 32 * 96 * 96
 _OWNERS = np.array([PARTS.index(part) for part, _ in ATTRIBUTES.values()])  # attribute -> part
 
@@ -102,7 +95,8 @@ def _codes(num_classes: int, difficulty: str, seed: int) -> np.ndarray:
     return codes
 
 
-def _check(num_classes: int, size: int, difficulty: str, **counts: int) -> None:
+def check_options(num_classes: int, size: int, difficulty: str, **counts: int) -> None:
+    """Raise ValueError, in one line, for an option of the birds that is out of range."""
     if difficulty not in DIFFICULTIES:
         raise ValueError(f"difficulty must be one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
     if not 2 <= num_classes <= 200:
@@ -119,7 +113,7 @@ def species(num_classes: int = 20, difficulty: str = "medium", seed: int = 0) ->
 
     No two species differ in fewer than ``DIFFICULTIES[difficulty]`` parts; the nearest differ in exactly as many.
     """
-    _check(num_classes, 32, difficulty, seed=seed)
+    check_options(num_classes, 32, difficulty, seed=seed)
     return torch.from_numpy(_codes(num_classes, difficulty, seed).copy())
 
 
@@ -149,7 +143,7 @@ def species_names(codes: Tensor) -> list[str]:
 
 def portraits(num_classes: int = 20, size: int = 256, difficulty: str = "medium", seed: int = 0) -> Tensor:
     """Each species at ease on plain paper, as in a field guide: (K, 3, size, size) float in [0, 1]."""
-    _check(num_classes, size, difficulty, seed=seed)
+    check_options(num_classes, size, difficulty, seed=seed)
     neutral = torch.full((1, NOISE_SIZE), 0.5)
     neutral[:, list(NOISE).index("scale")] = 1.0  # as large as it gets
     return torch.cat([render(codes, neutral.expand(len(codes), -1), size, scenery=False, parts=False).image
@@ -180,7 +174,7 @@ class Birds(Dataset):
                  device: str | torch.device = "cpu") -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        _check(num_classes, size, difficulty, per_class=per_class, seed=seed)
+        check_options(num_classes, size, difficulty, per_class=per_class, seed=seed)
         self.split, self.num_classes, self.per_class, self.size = split, num_classes, per_class, size
         self.difficulty, self.seed, self.transform, self.device = difficulty, seed, transform, device
         self.codes = species(num_classes, difficulty, seed)  # (K, A)
@@ -282,54 +276,3 @@ def _measure(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     box = torch.stack([left, top, width, height], 1).float()
     image = (scene.image * 255).round().to(torch.uint8)
     return image.cpu(), box.cpu(), location.cpu()
-
-
-def write_cub(root: str | Path, *, num_classes: int = 20, train_per_class: int = 30, test_per_class: int = 30,
-              size: int = 96, difficulty: str = "medium", seed: int = 0) -> Path:
-    """Write the birds in CUB-200-2011's official layout to ``root``/CUB_200_2011; return that folder.
-
-    A bird facing right shows its right eye, leg and wing; the left ones count as invisible. The folder appears
-    complete or not at all. Raises FileExistsError if it is there, ValueError for a value out of range.
-    """
-    _check(num_classes, size, difficulty, train_per_class=train_per_class, test_per_class=test_per_class, seed=seed)
-    target = Path(root) / "CUB_200_2011"
-    if target.exists():
-        raise FileExistsError(f"{target} exists already: remove it or choose another root")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".CUB_200_2011-", dir=target.parent))
-    try:
-        options = {"num_classes": num_classes, "size": size, "difficulty": difficulty, "seed": seed}
-        _fill_cub(draft, [Birds(split, per_class=n, **options)
-                          for split, n in (("train", train_per_class), ("test", test_per_class))])
-        draft.chmod(0o755)
-        os.rename(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return target
-
-
-def _fill_cub(folder: Path, sets: Sequence[Birds]) -> None:
-    folders = [f"{k:03d}.{name.replace(' ', '_')}" for k, name in enumerate(sets[0].classes, 1)]
-    rows: dict[str, list[str]] = {name: [] for name in (
-        "images", "image_class_labels", "train_test_split", "bounding_boxes", "parts/part_locs")}
-    number = 0
-    for k, name in enumerate(folders):
-        (folder / "images" / name).mkdir(parents=True)
-        for ds, j in ((each, j) for each in sets for j in range(each.per_class)):
-            number, i = number + 1, k * ds.per_class + j
-            file = f"{name}/{name[4:]}_{j:04d}_{number}.jpg"
-            Image.fromarray(ds.images[i].permute(1, 2, 0).numpy()).save(folder / "images" / file, quality=95)
-            rows["images"].append(f"{number} {file}")
-            rows["image_class_labels"].append(f"{number} {k + 1}")
-            rows["train_test_split"].append(f"{number} {int(ds.split == 'train')}")
-            rows["bounding_boxes"].append(" ".join([str(number), *(f"{v:.1f}" for v in ds.boxes[i].tolist())]))
-            side = "left " if noise(ds.split, k, j, ds.seed)[0, 0] < 0.5 else "right "  # the first is the flip
-            at = dict(zip(PARTS, ds.part_locations[i].tolist(), strict=True))
-            for p, part in enumerate(CUB_PARTS, 1):
-                x, y, seen = at.get(part.removeprefix(side), (0, 0, 0))
-                rows["parts/part_locs"].append(f"{number} {p} {x:.2f} {y:.2f} {int(seen)}")
-    rows["classes"] = [f"{k} {name}" for k, name in enumerate(folders, 1)]
-    rows["parts/parts"] = [f"{p} {part}" for p, part in enumerate(CUB_PARTS, 1)]
-    (folder / "parts").mkdir()
-    for name, lines in rows.items():
-        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")

@@ -173,7 +173,7 @@ class Recipe:
             workers=0,
         )
         if changes.get("method") == "plain":  # one cross-entropy in place of a sum of weight 7
-            quick = replace(quick, lr_backbone=0.01, lr_heads=0.01)
+            quick = replace(quick, lr_backbone=0.02, lr_heads=0.02)
         return replace(quick, **changes)
 
     @classmethod

@@ -61,6 +61,15 @@ def test_items_are_uint8_images_with_the_label_of_their_class():
     assert dataset.class_to_idx[dataset.classes[2]] == 2
 
 
+def test_boxes_and_parts_belong_to_the_images_of_the_split():
+    val = load_dataset("birds", split="val", per_class=10, **SMALL)
+    assert val.boxes.shape == (3, 4) and val.part_locations.shape[0] == 3
+    for i in range(3):
+        alone = next(j for j in range(30) if torch.equal(val.base[j][0], val[i][0]))
+        assert torch.equal(val.boxes[i], val.base.boxes[alone])
+        assert torch.equal(val.part_locations[i], val.base.part_locations[alone])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

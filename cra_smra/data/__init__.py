@@ -31,6 +31,16 @@ class Split(Dataset):
         self.targets = base.targets[self.indices]  # (N,)
         self.fingerprint = base.fingerprint
 
+    @property
+    def boxes(self) -> Tensor:
+        """Bounding boxes (N, 4) in pixels: left, top, width, height."""
+        return self.base.boxes[self.indices]
+
+    @property
+    def part_locations(self) -> Tensor:
+        """Centres of the parts (N, P, 3) in pixels: x, y, and 1 where the part is visible."""
+        return self.base.part_locations[self.indices]
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -88,7 +98,7 @@ def load_dataset(
     "train", "val" or "test". Protocol "clean" holds out a tenth of each class's
     training images as "val"; protocol "paper" trains on all of them and has no "val".
     The test images are the same in both. The result has ``classes``, ``class_to_idx``,
-    ``targets``, ``fingerprint``.
+    ``targets``, ``fingerprint``, ``boxes`` and ``part_locations``.
 
     Raises ValueError for an unknown name, split or protocol.
     """

@@ -195,6 +195,22 @@ def test_parts_masks_locations_and_boxes_agree():
     assert torch.equal(ds.masks([5, -1]), masks[[5, 79]]) and ds.masks([]).shape == (0, len(PARTS), 96, 96)
 
 
+def test_a_part_mostly_covered_does_not_count_as_visible():
+    parts = torch.zeros(1, len(PARTS), 8, 8)
+    parts[0, 0, :3, 0], parts[0, 1, :5, 1] = 1, 1  # of ten pixels each, three and five are left
+    whole = torch.full((1, len(PARTS)), 10.0)
+    at = birds._measure(birds.Scene(torch.zeros(1, 3, 8, 8), parts, parts.sum(1), whole))[2][0]
+    assert at[:3].tolist() == [[0, 0, 0], [1.5, 2.5, 1], [0, 0, 0]]
+
+
+def test_the_drawing_is_the_one_its_version_names():
+    image = render(species(2), noise("train", torch.tensor([0, 1]), torch.tensor([0, 1])), 64).image
+    quarters = F.adaptive_avg_pool2d(image, 2).flatten(1) * 255
+    known = [[184, 200, 161, 173, 157, 173, 127, 145, 151, 162, 116, 134],
+             [140, 139, 120, 118, 148, 152, 126, 122, 117, 122, 95, 91]]
+    assert (quarters - torch.tensor(known)).abs().max() < 1, "a new drawing: raise drawing.VERSION, renew these numbers"
+
+
 def test_the_parts_lie_where_a_bird_has_them():
     neutral = torch.full((1, NOISE_SIZE), 0.5)
     scene = render(species(2)[:1], neutral, 128, scenery=False)

@@ -23,8 +23,7 @@ ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
     **{part: (part, BODY) for part in ("breast", "belly", "back", "wing")},
     "crest": ("crown", ("smooth", "crested")), "breast marks": ("breast", ("plain", "streaked", "banded")),
     "wing marks": ("wing", ("barred", "patched", "striped")), "leg": ("leg", ("dark", "orange")),
-    "tail": ("tail", ("square", "forked", "long", "fan")),
-    "beak": ("beak", ("cone", "needle", "curved", "dagger")),
+    "tail": ("tail", ("square", "forked", "long", "fan")), "beak": ("beak", ("cone", "needle", "curved", "dagger")),
     "eye": ("eye", ("plain", "ring", "stripe", "brow")),
 }
 # numbers drawn per image, uniform in [0, 1); 0.5 everywhere is the neutral pose. Name -> how many.
@@ -59,8 +58,7 @@ def _ellipse(x, y, cx, cy, a, b):
 
 def _capsule(x, y, ax, ay, bx, by, ra, rb):
     """Round line from a to b whose radius goes from ra to rb."""
-    ux, uy = bx - ax, by - ay
-    px, py = x - ax, y - ay
+    ux, uy, px, py = bx - ax, by - ay, x - ax, y - ay
     t = ((px * ux + py * uy) / (ux * ux + uy * uy)).clamp(0, 1)
     return torch.sqrt((px - ux * t) ** 2 + (py - uy * t) ** 2 + 1e-9) - (ra + (rb - ra) * t)
 
@@ -148,8 +146,7 @@ def _leaves(n, x, y, px, which, canvas):
         lx, ly = _turn((x - 1.1 * cx) / half, (y - 1.1 * cy) / half, angle * math.pi)
         ly = ly + .18 * lx * lx
         d = (torch.sqrt(lx * lx + (ly.abs() + .85) ** 2) - 1.25) * half  # two arcs
-        sharp = torch.minimum(px, 12 + 10 * focus.clamp(min=-.5))
-        a = (.5 - d * sharp).clamp(0, 1) * (there > -.2)
+        a = (.5 - d * torch.minimum(px, 12 + 10 * focus.clamp(min=-.5))).clamp(0, 1) * (there > -.2)
         rgb = torch.stack([.40 + .20 * hue, .50 + .07 * focus, .24 + .04 * length], 1)  # (B, 3, 1, 1)
         canvas = canvas + (rgb * (1 + .10 * (ly * 6).clamp(-1, 1))[:, None] - canvas) * a[:, None]
         free = free * (1 - a)
@@ -285,8 +282,7 @@ def render(code: Tensor, noise: Tensor, size: int = 96, *, scenery: bool = True,
     free = put(free, "leg", paint("leg", ("horn", "orange")), cover(torch.stack(bones).amin(0)), light)
     length, root, end, notch = row_of(TAILS, "tail")
     half = root + (end - root) * (tx / length).clamp(0, 1)
-    across = ty / half
-    tip = tx - length + notch * (1 - (ty / end).abs())
+    across, tip = ty / half, tx - length + notch * (1 - (ty / end).abs())
     seam = cover((across * 2.5 - (across * 2.5).round()).abs() / 2.5 * half - .006)
     d = torch.maximum(ty.abs() - half, torch.maximum(tip, -.08 - tx))
     free = put(free, "tail", colours["quill"], cover(d), (.95 + .15 * across) * light * (1 + .4 * seam))

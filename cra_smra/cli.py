@@ -50,7 +50,7 @@ def train_command(argv: list[str]) -> None:
     )
     record = read_run(run)
     print(
-        f"{run}: epoch {record['result']['chosen_epoch']} of {recipe.epochs}, protocol {recipe.protocol}"
+        f"{run}: trained {recipe.epochs} epochs, chosen: {record['result']['chosen_epoch']} ({recipe.protocol})"
     )
     print_metrics(record["result"]["test"])
     if "upper_bound_best_test_epoch" in record["result"]:
@@ -65,6 +65,7 @@ def eval_command(argv: list[str]) -> None:
     import tyro
 
     from cra_smra.evaluate import evaluate
+    from cra_smra.runs import read_run
 
     @dataclass
     class Eval:
@@ -80,6 +81,8 @@ def eval_command(argv: list[str]) -> None:
         """chosen: the epoch that the protocol chose."""
 
     options = tyro.cli(Eval, prog="cra-smra eval", args=argv)
+    if read_run(options.run)["status"] != "finished":
+        print(f"cra-smra: {options.run} is not finished; these are the numbers so far", file=sys.stderr)
     print_metrics(evaluate(options.run, options.split, options.checkpoint))
 
 

@@ -20,7 +20,7 @@ from cra_smra.data.birds import (
     species,
     species_names,
 )
-from cra_smra.data.cub import CUB_PARTS, write_cub
+from cra_smra.data.make import CUB_PARTS, write_cub
 
 EACH = pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
 SMALL = {"num_classes": 4, "per_class": 6, "size": 64}

@@ -115,6 +115,13 @@ def test_first_code_cell_installs_the_package_where_it_is_missing(path):
 
 
 @every_chapter
+def test_chapters_that_train_ask_colab_for_a_gpu_and_no_others(path):
+    trains = any(re.search(r"(?<![.\w])train\(|cra-smra train", cell.source) for cell in code_cells(path))
+    metadata = chapters.read_notebook(path).metadata
+    assert (metadata.get("accelerator"), "colab" in metadata) == (("GPU", True) if trains else (None, False))
+
+
+@every_chapter
 def test_cells_that_are_not_tested_are_listed(path):
     tags = {tag for cell in code_cells(path) for tag in cell.metadata.get("tags", [])}
     known = {"nbval-ignore-output", "nbval-skip"}

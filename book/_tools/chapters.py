@@ -45,6 +45,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python", "pygments_lexer": "ipython3"},
 }
+# A chapter with a cell tagged "gpu" asks Colab for a GPU.
+GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4"}}
 # Metadata of a cell that say how it was last shown or run.
 TRANSIENT = ("execution", "collapsed", "scrolled")
 HEADER = """\
@@ -132,7 +134,8 @@ def write_text(path: Path, text: str) -> bool:
 def normalise(notebook: NotebookNode) -> None:
     """Remove from a notebook, in place, what differs from one execution or machine to the next."""
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.metadata = nbformat.from_dict(METADATA)
+    gpu = any("gpu" in cell.metadata.get("tags", []) for cell in notebook.cells)
+    notebook.metadata = nbformat.from_dict(METADATA | (GPU if gpu else {}))
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
         # From the contents and not the position: a new cell then leaves the others' ids alone.

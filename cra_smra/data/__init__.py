@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from cra_smra.data.birds import Birds
+from cra_smra.data.cub import read_cub
+from cra_smra.data.photographs import Photographs
 
 PROTOCOLS = ("clean", "paper")
-DATASETS = ("birds",)
+# One function for each set: (root, split, **options) -> Listing, or None for a "val" that the set has not.
+READERS = {
+    "cub": read_cub,
+}
+DATASETS = ("birds", *READERS)
 HELD_OUT = (
     0.1  # the share of each class's training images that protocol "clean" keeps for validation
 )
@@ -32,14 +39,14 @@ class Split(Dataset):
         self.fingerprint = base.fingerprint
 
     @property
-    def boxes(self) -> Tensor:
-        """Bounding boxes (N, 4) in pixels: left, top, width, height."""
-        return self.base.boxes[self.indices]
+    def boxes(self) -> Tensor | None:
+        """Bounding boxes (N, 4) in pixels: left, top, width, height; None for a set without."""
+        return None if self.base.boxes is None else self.base.boxes[self.indices]
 
     @property
-    def part_locations(self) -> Tensor:
-        """Centres of the parts (N, P, 3) in pixels: x, y, and 1 where the part is visible."""
-        return self.base.part_locations[self.indices]
+    def part_locations(self) -> Tensor | None:
+        """Centres of the parts (N, P, 3) in pixels: x, y, and 1 where the part is visible; None for a set without."""
+        return None if self.base.part_locations is None else self.base.part_locations[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -83,7 +90,7 @@ def _birds(split: str, **options: object) -> Birds:
 
 def load_dataset(
     name: str,
-    root: str | None = None,
+    root: str | Path | None = None,
     split: str = "train",
     protocol: str = "clean",
     *,
@@ -93,14 +100,21 @@ def load_dataset(
     """A torch Dataset of (uint8 tensor (3, H, W), or ``transform`` of it, label),
     labels from 0.
 
-    ``name`` is "birds", which is drawn, not read, and needs no ``root``; ``options`` go
-    to ``Birds`` (num_classes, per_class, size, difficulty, seed). ``split`` is
-    "train", "val" or "test". Protocol "clean" holds out a tenth of each class's
-    training images as "val"; protocol "paper" trains on all of them and has no "val".
-    The test images are the same in both. The result has ``classes``, ``class_to_idx``,
-    ``targets``, ``fingerprint``, ``boxes`` and ``part_locations``.
+    ``name`` is one of DATASETS. "birds" are drawn, not read, and need no ``root``;
+    ``options`` go to ``Birds`` (num_classes, per_class, size, difficulty, seed). The
+    others are photographs below ``root``, in their official layout; ``options`` go to
+    the reader, for instance ``level="family"`` of "aircraft".
 
-    Raises ValueError for an unknown name, split or protocol.
+    ``split`` is "train", "val" or "test". Protocol "clean" trains on a part of the
+    training images and keeps the rest as "val": a tenth of each class, or the set's own
+    validation list where it has one ("groceries", "folder"). Protocol "paper" trains on
+    all training images and has no "val". The test images are the same in both.
+
+    The result has ``classes``, ``class_to_idx``, ``targets``, ``fingerprint`` and,
+    where the set has them, ``boxes`` and ``part_locations``.
+
+    Raises ValueError for an unknown name, split or protocol, and for a root that does
+    not hold the set.
     """
     if name not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
@@ -112,9 +126,18 @@ def load_dataset(
         raise ValueError(
             "protocol 'paper' trains on all training images, so it has no split 'val': use 'clean'"
         )
-    base = _birds("test" if split == "test" else "train", **options)
-    if split == "test" or protocol == "paper":
-        indices: Sequence[int] = range(len(base))
+
+    def whole(part: str) -> Dataset | None:
+        if name == "birds":
+            return None if part == "val" else _birds(part, **options)
+        listing = READERS[name](root, part, **options)
+        return None if listing is None else Photographs(listing)
+
+    if split == "test":
+        base, indices = whole("test"), None
+    elif own := whole("val"):  # the set's own validation images
+        base, indices = own if split == "val" else whole("train"), None
     else:
-        indices = hold_out(base.targets)[0 if split == "train" else 1]
-    return Split(base, indices, transform)
+        base = whole("train")
+        indices = None if protocol == "paper" else hold_out(base.targets)[split == "val"]
+    return Split(base, range(len(base)) if indices is None else indices, transform)

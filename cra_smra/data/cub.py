@@ -1,68 +1,106 @@
-"""The layout of CUB-200-2011."""
+"""CUB-200-2011: 200 bird species, 11,788 photographs, with boxes and parts."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+import torch
+from torch import Tensor
 
-from cra_smra.data.birds import PARTS, Birds, check_options, noise
+from cra_smra.data.files import Archive, Official, locate, read_lines, read_table
+from cra_smra.data.photographs import Listing
 
-CUB_PARTS: tuple[str, ...] = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg",
-                              "left wing", "nape", "right eye", "right leg", "right wing", "tail", "throat")
+CUB = Official(
+    name="cub",
+    title="CUB-200-2011",
+    folder="CUB_200_2011",
+    marks=("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "images"),
+    archives=(
+        Archive(
+            "CUB_200_2011.tgz",
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            "97eceeb196236b17998738112f37df78",
+            1_150_585_339,
+        ),
+    ),
+    source="Get CUB_200_2011.tgz from data.caltech.edu/records/65de6-vp158 and put it, unpacked or not, into the root",
+    classes=200,
+    counts={"train": 5994, "test": 5794},
+    traps={
+        "lists/train.txt": "this is the older set of 2010 (CUB-200), with other images and another split",
+        "train": "these are class folders that somebody has split already; use the official archive, or "
+        "the data set 'folder'",
+    },
+)
 
 
-def write_cub(root: str | Path, *, num_classes: int = 20, train_per_class: int = 30, test_per_class: int = 30,
-              size: int = 96, difficulty: str = "medium", seed: int = 0) -> Path:
-    """Write the birds in CUB-200-2011's official layout to ``root``/CUB_200_2011; return that folder.
+def read_cub(root: str | Path, split: str) -> Listing | None:
+    """The images of the official split "train" or "test", with boxes (N, 4) and the 15 parts (N, 15, 3); None for
+    "val", which the set has not.
 
-    A bird facing right shows its right eye, leg and wing; the left ones count as invisible. The folder appears
-    complete or not at all. Raises FileExistsError if it is there, ValueError for a value out of range.
+    ``root`` is the folder CUB_200_2011, the one above it, or one that holds CUB_200_2011.tgz, which is then unpacked.
+    Labels count from 0 in the order of classes.txt. Raises ValueError for anything that is not the official layout.
     """
-    counts = {"train_per_class": train_per_class, "test_per_class": test_per_class, "seed": seed}
-    check_options(num_classes, size, difficulty, **counts)
-    target = Path(root) / "CUB_200_2011"
-    if target.exists():
-        raise FileExistsError(f"{target} exists already: remove it or choose another root")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".CUB_200_2011-", dir=target.parent))
-    try:
-        options = {"num_classes": num_classes, "size": size, "difficulty": difficulty, "seed": seed}
-        _fill_cub(draft, [Birds(split, per_class=n, **options)
-                          for split, n in (("train", train_per_class), ("test", test_per_class))])
-        draft.chmod(0o755)
-        os.rename(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return target
+    folder = locate(root, CUB)
+    if split == "val":
+        return None
+    names = read_table(folder / "images.txt", str)  # id -> path
+    tables = {
+        "image_class_labels.txt": read_table(folder / "image_class_labels.txt", int),
+        "train_test_split.txt": read_table(folder / "train_test_split.txt", int),
+        "bounding_boxes.txt": read_table(folder / "bounding_boxes.txt", float, float, float, float),
+    }
+    for file, table in tables.items():
+        if odd := sorted(names.keys() ^ table.keys()):
+            raise ValueError(f"{folder}: image {odd[0]} stands in only one of images.txt and {file}")
+    labels, parts_of_split, boxes = tables.values()
+    classes = read_table(folder / "classes.txt", str)  # id -> NNN.Name
+    place = {number: k for k, number in enumerate(sorted(classes))}  # ids of a part of the set may have gaps
+    for number, (label,) in labels.items():
+        if label not in place:
+            raise ValueError(f"{folder}: image {number} has label {label}, which classes.txt does not name")
+        if names[number][0].split("/")[0] != classes[label][0]:
+            raise ValueError(
+                f"{folder}: image {number} lies in {names[number][0].split('/')[0]} but is labelled {classes[label][0]}"
+            )
+    for number, (flag,) in parts_of_split.items():
+        if flag not in (0, 1):
+            raise ValueError(f"{folder}: train_test_split.txt says {flag} of image {number}: 0 and 1 are allowed")
+    chosen = sorted(number for number, (flag,) in parts_of_split.items() if flag == (split == "train"))
+    locations, part_names = read_parts(folder, chosen)
+    listing = Listing(
+        folder=folder / "images",
+        paths=tuple(names[number][0] for number in chosen),
+        targets=torch.tensor([place[labels[number][0]] for number in chosen]),
+        classes=tuple(classes[number][0].split(".", 1)[-1].replace("_", " ") for number in sorted(classes)),
+        boxes=torch.tensor([boxes[number] for number in chosen]),
+        part_locations=locations,
+        part_names=part_names,
+    )
+    CUB.check_counts(split, len(classes), len(chosen), folder)
+    listing.check_classes(split)
+    return listing
 
 
-def _fill_cub(folder: Path, sets: Sequence[Birds]) -> None:
-    folders = [f"{k:03d}.{name.replace(' ', '_')}" for k, name in enumerate(sets[0].classes, 1)]
-    rows: dict[str, list[str]] = {name: [] for name in (
-        "images", "image_class_labels", "train_test_split", "bounding_boxes", "parts/part_locs")}
-    number = 0
-    for k, name in enumerate(folders):
-        (folder / "images" / name).mkdir(parents=True)
-        for ds, j in ((each, j) for each in sets for j in range(each.per_class)):
-            number, i = number + 1, k * ds.per_class + j
-            file = f"{name}/{name[4:]}_{j:04d}_{number}.jpg"
-            Image.fromarray(ds.images[i].permute(1, 2, 0).numpy()).save(folder / "images" / file, quality=95)
-            rows["images"].append(f"{number} {file}")
-            rows["image_class_labels"].append(f"{number} {k + 1}")
-            rows["train_test_split"].append(f"{number} {int(ds.split == 'train')}")
-            rows["bounding_boxes"].append(" ".join([str(number), *(f"{v:.1f}" for v in ds.boxes[i].tolist())]))
-            side = "left " if noise(ds.split, k, j, ds.seed)[0, 0] < 0.5 else "right "  # the first is the flip
-            at = dict(zip(PARTS, ds.part_locations[i].tolist(), strict=True))
-            for p, part in enumerate(CUB_PARTS, 1):
-                x, y, seen = at.get(part.removeprefix(side), (0, 0, 0))
-                rows["parts/part_locs"].append(f"{number} {p} {x:.2f} {y:.2f} {int(seen)}")
-    rows["classes"] = [f"{k} {name}" for k, name in enumerate(folders, 1)]
-    rows["parts/parts"] = [f"{p} {part}" for p, part in enumerate(CUB_PARTS, 1)]
-    (folder / "parts").mkdir()
-    for name, lines in rows.items():
-        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+def read_parts(folder: Path, chosen: list[int]) -> tuple[Tensor, tuple[str, ...]]:
+    """Part locations (N, P, 3) of the images ``chosen``, and the names of the parts."""
+    names = read_table(folder / "parts" / "parts.txt", str)  # id -> name with spaces
+    column = {number: p for p, number in enumerate(sorted(names))}
+    row = {number: i for i, number in enumerate(chosen)}
+    locations = np.zeros((len(chosen), len(column), 3), np.float32)
+    path = folder / "parts" / "part_locs.txt"
+    seen = 0
+    for number, line in read_lines(path):
+        try:
+            image, part, *place = line.split()
+            x, y, visible = map(float, place)
+            i, p = row.get(int(image)), column[int(part)]
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}: {line!r:.60} is not of the form 'id part x y visible'") from error
+        if i is not None:
+            locations[i, p] = x, y, visible
+            seen += 1
+    if seen != len(chosen) * len(column):
+        raise ValueError(f"{path} has {seen} lines for {len(chosen)} images of {len(column)} parts each")
+    return torch.from_numpy(locations), tuple(names[number][0] for number in sorted(names))

@@ -1,0 +1,309 @@
+"""What the readers of all sets share: finding a set below a root, unpacking and fetching its archives, and reading
+lists and .mat files, each failing with one line that says what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An official file of a set: its name, where it can be fetched (None: nowhere any more), md5 and size in bytes
+    where they are known.
+    """
+
+    name: str
+    url: str | None = None
+    md5: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Official:
+    """What is known of a set: ``folder`` is the folder its archives unpack to, ``marks`` are entries that lie in it,
+    ``classes`` and ``counts`` are those of the complete set, ``source`` says in words where to get it. ``traps`` are
+    entries by which a usual wrong thing is known, each with what to say then.
+    """
+
+    name: str
+    title: str
+    folder: str
+    marks: tuple[str, ...]
+    archives: tuple[Archive, ...]
+    source: str
+    classes: int
+    counts: dict[str, int] = field(default_factory=dict)
+    traps: dict[str, str] = field(default_factory=dict)
+
+    def check_counts(self, split: str, classes: int, images: int, where: Path) -> None:
+        """Raise ValueError when a set with all official classes has not the official number of images."""
+        if classes == self.classes and images != self.counts[split]:
+            raise ValueError(
+                f"{where}: {self.title} has {self.counts[split]:,} {split} images, here are {images:,}: "
+                "the copy is incomplete or changed; unpack the official archive again"
+            )
+
+
+# --- finding and unpacking
+
+
+def locate(root: str | Path, official: Official) -> Path:
+    """The folder of the set: ``root`` itself, the official folder in it, or one doubled by unpacking into a folder of
+    the same name. Archives that lie in ``root`` are unpacked there first. Raises ValueError when nothing is found.
+    """
+    root = existing_folder(root, official)
+    candidates = [root, root / official.folder, root / official.folder / official.folder]
+    found = [folder for folder in candidates if all((folder / mark).exists() for mark in official.marks)]
+    if found:
+        return found[0]
+    here = [archive for archive in official.archives if (root / archive.name).exists()]
+    if official.archives and len(here) == len(official.archives):
+        into = root / official.folder
+        if into.exists():
+            raise ValueError(
+                f"{into} is incomplete: it lacks {missing_marks(into, official)}; remove it, and it is unpacked anew"
+            )
+        unpack_all([(root / archive.name, archive) for archive in here], into)
+        if all((into / mark).exists() for mark in official.marks):
+            return into
+        raise ValueError(f"{root}: the archives do not hold {official.title}: no {missing_marks(into, official)} in them")
+    raise ValueError(f"{root} does not hold {official.title}: {what_is_missing(root, official)}. {official.source}")
+
+
+def existing_folder(root: str | Path | None, official: Official) -> Path:
+    """``root`` as a folder that exists; raises ValueError otherwise."""
+    if root is None:
+        raise ValueError(f"{official.title} needs a root, the folder it lies in. {official.source}")
+    root = Path(root)
+    if not root.exists():
+        raise ValueError(f"there is no folder {root}: give the one that {official.title} lies in. {official.source}")
+    if not root.is_dir():
+        raise ValueError(f"{root} is a file: give the folder that {official.title} lies in. {official.source}")
+    return root
+
+
+def missing_marks(folder: Path, official: Official) -> str:
+    """The first entry of the official layout that ``folder`` lacks."""
+    return next(mark for mark in official.marks if not (folder / mark).exists())
+
+
+def what_is_missing(root: Path, official: Official) -> str:
+    """Why ``root`` is not taken for the set, in a few words."""
+    names = sorted(entry.name for entry in root.iterdir())
+    if not names:
+        return "the folder is empty"
+    for folder in (root, root / official.folder):
+        for entry, text in official.traps.items():
+            if (folder / entry).exists():
+                return text
+    if any(part := [name for name in names if name.endswith(".part")]):
+        return f"{part[0]} is a download that was not finished; run the download again"
+    absent = [archive.name for archive in official.archives if archive.name not in names]
+    if official.archives and len(absent) < len(official.archives):
+        return f"{', '.join(absent)} is not there"
+    return f"no {missing_marks(root, official)} in it, nor in {official.folder}"
+
+
+def unpack_all(archives: Sequence[tuple[Path, Archive]], into: Path) -> None:
+    """Unpack archives, checked first, into the folder ``into``, which appears complete or not at all.
+
+    Where all members lie below one folder called as ``into``, that folder becomes ``into``.
+    """
+    draft = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+    try:
+        for path, archive in archives:
+            verify(path, archive)
+            unpack(path, draft)
+        inner = draft / into.name
+        draft.chmod(0o755)
+        os.rename(inner if inner.is_dir() and len(list(draft.iterdir())) == 1 else draft, into)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def verify(path: Path, archive: Archive) -> None:
+    """Raise ValueError when the file is not the official archive: its size, its md5, or a page saved by mistake."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip().lower()
+    if size == 0:
+        raise ValueError(f"{path} is empty: download it again")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise ValueError(f"{path} is a web page saved under the archive's name: download the archive itself")
+    if archive.size is not None and size < archive.size:
+        raise ValueError(f"{path} has {size:,} of {archive.size:,} bytes: the download was not finished; fetch the rest")
+    if archive.md5 is not None and (found := md5(path)) != archive.md5:
+        raise ValueError(f"{path} has the md5 sum {found} instead of {archive.md5}: remove it and download it again")
+
+
+def md5(path: Path) -> str:
+    """The md5 sum of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def unpack(path: Path, into: Path) -> None:
+    """Unpack a .tar, .tar.gz, .tgz or .zip below ``into``. Raises ValueError when it is damaged, or when a member
+    would land outside.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+                        raise ValueError(f"{path} is refused: its member {name!r} would be written outside the folder")
+                archive.extractall(into)
+            return
+        with tarfile.open(path) as archive:
+            archive.extractall(into, filter=inside)
+    except tarfile.FilterError as error:
+        raise ValueError(f"{path} is refused: its member {error.tarinfo.name!r} points outside the folder") from error
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib_error()) as error:
+        raise ValueError(f"{path} is damaged or no archive ({error}): download it again") from error
+
+
+def inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """tarfile's filter "data", which in addition refuses absolute names instead of stripping the slash."""
+    if member.name.startswith(("/", "\\")):
+        raise tarfile.AbsolutePathError(member)
+    return tarfile.data_filter(member, folder)
+
+
+def zlib_error() -> type[Exception]:
+    """The exception of a broken compressed stream; zlib may be absent from a Python that was built without it."""
+    import zlib
+
+    return zlib.error
+
+
+# --- fetching
+
+
+def fetch(root: str | Path, official: Official, progress: bool = True) -> Path:
+    """Download the archives of a set into ``root``, go on with what was begun, and unpack them; the set's folder.
+
+    Raises ValueError where no address is alive, RuntimeError when a download fails.
+    """
+    dead = [archive.name for archive in official.archives if archive.url is None]
+    if dead:
+        raise ValueError(f"{official.title} cannot be downloaded by a program: {official.source}")
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    for archive in official.archives:
+        path = root / archive.name
+        if not path.exists():
+            download(archive, path, progress)
+        verify(path, archive)
+    return locate(root, official)
+
+
+def download(archive: Archive, path: Path, progress: bool = True) -> None:
+    """Download an archive to ``path``; what was received stays in ``path``.part, and the next call asks for the rest.
+
+    Raises RuntimeError when the server cannot be reached, or sends something else than the archive.
+    """
+    from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
+
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
+    hidden = {} if progress else {"disable": True}
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            resumed = answer.status == 206
+            have = have if resumed else 0
+            total = answer.headers.get("Content-Length")
+            total = None if total is None else have + int(total)
+            with (
+                open(part, "ab" if resumed else "wb") as file,
+                tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=archive.name, **hidden) as bar,
+            ):
+                for piece in iter(lambda: answer.read(CHUNK), b""):
+                    file.write(piece)
+                    bar.update(len(piece))
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # nothing is left to send: the part is whole
+            raise RuntimeError(f"{archive.url} cannot be downloaded ({error}); try again, or get it by hand") from error
+    except (OSError, HTTPException) as error:
+        raise RuntimeError(
+            f"{archive.url} cannot be downloaded ({error}); what has come stays in {part}: run it again for the rest"
+        ) from error
+    if total_known(archive, part):
+        raise RuntimeError(f"{archive.url}: the connection ended early; run it again for the rest")
+    os.replace(part, path)
+
+
+def total_known(archive: Archive, part: Path) -> bool:
+    """Whether the part is known to be shorter than the archive."""
+    return archive.size is not None and part.stat().st_size < archive.size
+
+
+# --- lists and .mat files
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number from 1 and text of the lines of a list, without blank lines and line ends. Raises ValueError when the
+    file is missing or is not text.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: the copy is incomplete; unpack the archive again") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file: byte {error.start} is not UTF-8; unpack the archive again") from error
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip(" \t")
+
+
+def read_table(path: Path, *columns: Callable[[str], Any]) -> dict[int, tuple]:
+    """A list whose lines are an id and then ``columns``: id -> values. The last column takes the rest of the line.
+
+    Raises ValueError for a line of another form, and for an id that stands there twice.
+    """
+    rows: dict[int, tuple] = {}
+    for number, line in read_lines(path):
+        fields = line.split(maxsplit=len(columns))
+        try:
+            if len(fields) != 1 + len(columns):
+                raise ValueError
+            key, *values = int(fields[0]), *(kind(text) for kind, text in zip(columns, fields[1:], strict=True))
+        except ValueError as error:
+            expected = " ".join(["id", *(kind.__name__ for kind in columns)])
+            raise ValueError(f"{path}, line {number}: {line!r:.60} is not of the form {expected!r}") from error
+        if key in rows:
+            raise ValueError(f"{path}, line {number}: id {key} stands there twice")
+        rows[key] = tuple(values)
+    if not rows:
+        raise ValueError(f"{path} is empty: unpack the archive again")
+    return rows
+
+
+def read_mat(path: Path, *keys: str) -> dict[str, Any]:
+    """The variables ``keys`` of a MATLAB file. Raises ValueError when the file is missing, damaged or lacks one."""
+    from scipy.io import loadmat  # late: half a second, and two of the sets need it
+
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the copy is incomplete; unpack the archive again")
+    try:
+        found = loadmat(path)
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        raise ValueError(f"{path} is not a MATLAB file that can be read: unpack the archive again") from error
+    if absent := [key for key in keys if key not in found]:
+        raise ValueError(f"{path} has no variable {absent[0]!r}: it is not the official file")
+    return found

@@ -11,6 +11,8 @@ Fine-grained visual classification with channel re-attention and spatial multi-r
 commands, each with --help:
   train NAME   train a network by a named recipe; any field of the recipe is an option
   eval RUN     evaluate a trained run directory
+  data make NAME ROOT   draw a small set in an official layout, to try things out
+  data get NAME ROOT    download and unpack a set, where an address is alive
 """
 
 
@@ -40,6 +42,15 @@ def train_command(argv: list[str]) -> None:
             Train(Recipe.quick("birds", method="plain")),
         ),
     }
+    for name, text in (
+        ("cub", "CUB-200-2011 with the paper's recipe; --root is its folder."),
+        ("aircraft", "FGVC-Aircraft with the paper's recipe; --root is its folder."),
+        ("cars", "Stanford Cars with the paper's recipe; --root is its folder."),
+        ("dogs", "Stanford Dogs with the paper's recipe; --root is its folder."),
+        ("groceries", "The Grocery Store Dataset; --root is its folder."),
+        ("folder", "Photographs of your own: --root holds train/CLASS/*.jpg and test/CLASS/*.jpg."),
+    ):
+        choices[name] = (text, Train(Recipe(dataset=name)))
     options = tyro.extras.overridable_config_cli(
         choices, prog="cra-smra train", args=argv, config=(tyro.conf.OmitArgPrefixes,)
     )
@@ -86,6 +97,44 @@ def eval_command(argv: list[str]) -> None:
     print_metrics(evaluate(options.run, options.split, options.checkpoint))
 
 
+def data_command(argv: list[str]) -> None:
+    """Make or fetch a data set and print the folder it lies in."""
+    import tyro
+
+    from cra_smra.data.files import fetch
+    from cra_smra.data.make import MADE, make
+
+    Name = Literal["cub", "aircraft", "cars", "dogs", "folder", "groceries"]
+
+    @dataclass
+    class Make:
+        """Draw a small set in the official layout, with the odd cases of the real one."""
+
+        name: Annotated[Name, tyro.conf.Positional]
+        root: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
+        """The folder in which the set's own folder is made."""
+        num_classes: int = 5
+        train_per_class: int = 8
+        test_per_class: int = 4
+        size: int = 96
+        """Side of the images in pixels."""
+        seed: int = 0
+
+    @dataclass
+    class Get:
+        """Download a set and unpack it; what was begun goes on."""
+
+        name: Annotated[Name, tyro.conf.Positional]
+        root: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
+        """The folder in which the archives and the set's own folder are put."""
+
+    options = tyro.extras.subcommand_cli_from_dict({"make": Make, "get": Get}, prog="cra-smra data", args=argv)
+    if isinstance(options, Make):
+        print(make(**vars(options)))
+    else:
+        print(fetch(options.root, MADE[options.name][0]))
+
+
 def print_metrics(found: dict[str, float | int | list[float]]) -> None:
     """One line per accuracy, in percent."""
     error = f"+- {found['standard_error']:.2%}, one standard error on {found['images']} images"
@@ -97,7 +146,7 @@ def print_metrics(found: dict[str, float | int | list[float]]) -> None:
     print(f"accuracy, joint classifier        {found['accuracy_overall']:7.2%}")
 
 
-COMMANDS = {"train": train_command, "eval": eval_command}
+COMMANDS = {"train": train_command, "eval": eval_command, "data": data_command}
 
 
 def main(argv: list[str] | None = None) -> None:

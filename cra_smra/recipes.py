@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from cra_smra.data import Split, load_dataset
-from cra_smra.data.transforms import flip_and_shift
+from cra_smra.data.transforms import flip_and_shift, resize_and_crop
 from cra_smra.model import CRASMRA, PlainNetwork
 
 PAPER_DATASETS = ("cub", "aircraft", "cars", "dogs")
@@ -51,6 +51,10 @@ class Recipe:
     """Birds: the nearest species differ in 3, 2 or 1 parts."""
     image_size: int = 448
     """Side of the network's input."""
+    crop: Literal["random", "centre"] = "random"
+    """Photographs: where training images are cropped after resizing to 550/448 of
+    image_size; test images are cropped at the centre.
+    """
     normalisation: Literal["imagenet", "half"] = "imagenet"
     """Statistics of the input: ImageNet's, or 0.5 as FBSD."""
 
@@ -192,6 +196,9 @@ class Recipe:
 
     def load(self, split: str) -> Split:
         """The split of the data set; training images are augmented."""
+        if self.dataset != "birds":
+            geometry = resize_and_crop(self.image_size, split == "train", self.crop)
+            return load_dataset(self.dataset, self.root, split, self.protocol, transform=geometry)
         birds = {
             "num_classes": self.num_classes,
             "size": self.image_size,

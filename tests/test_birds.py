@@ -5,7 +5,6 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from cra_smra.data import birds
@@ -20,7 +19,6 @@ from cra_smra.data.birds import (
     species,
     species_names,
 )
-from cra_smra.data.make import CUB_PARTS, write_cub
 
 EACH = pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
 SMALL = {"num_classes": 4, "per_class": 6, "size": 64}
@@ -271,68 +269,6 @@ def test_the_linear_classifier_would_find_a_colour_that_gives_a_species_away():
         for image, k in zip(ds.images, ds.targets.tolist(), strict=True):  # eight pixels of a colour of its own
             image[:, :2, :4] = torch.tensor([k % 4 * 64, k // 4 % 4 * 64, k // 16 * 64 + 128])[:, None, None]
     assert linear_accuracy(histogram(train.images), train.targets, histogram(test.images), test.targets) > 0.4
-
-
-# CUB's layout
-
-
-def test_write_cub_writes_the_official_layout(tmp_path):
-    folder = write_cub(tmp_path / "new", num_classes=3, train_per_class=4, test_per_class=2, size=64)
-    assert folder == tmp_path / "new" / "CUB_200_2011" and [p.name for p in folder.parent.iterdir()] == [folder.name]
-
-    def table(name):
-        return [line.split(" ") for line in (folder / name).read_text().splitlines()]
-
-    images, labels, classes = (dict(table(f"{name}.txt")) for name in ("images", "image_class_labels", "classes"))
-    split, boxes = table("train_test_split.txt"), {row[0]: row[1:] for row in table("bounding_boxes.txt")}
-    ids = [str(i) for i in range(1, 19)]
-    assert list(images) == list(labels) == list(boxes) == [row[0] for row in split] == ids
-    names = [line.split(" ", 1)[1] for line in (folder / "parts/parts.txt").read_text().splitlines()]
-    assert tuple(names) == CUB_PARTS and len(names) == 15
-    assert list(classes) == ["1", "2", "3"] and all(v.startswith(f"{int(k):03d}.") for k, v in classes.items())
-    located = table("parts/part_locs.txt")
-    assert [(r[0], r[1]) for r in located] == [(i, str(p)) for i in ids for p in range(1, 16)]
-
-    sets = {flag: Birds(name, num_classes=3, per_class=n, size=64) for flag, name, n in
-            (("1", "train", 4), ("0", "test", 2))}
-    assert [c.split(".", 1)[1].replace("_", " ") for c in classes.values()] == sets["1"].classes
-    used = {"1": 0, "0": 0}
-    for i, flag in split:
-        ds, k = sets[flag], used[flag]
-        used[flag] += 1
-        assert images[i].split("/")[0] == classes[labels[i]] and int(labels[i]) - 1 == ds.targets[k]
-        with Image.open(folder / "images" / images[i]) as file:
-            assert file.format == "JPEG" and file.size == (64, 64)
-            picture = torch.from_numpy(np.array(file)).permute(2, 0, 1)
-        assert (picture.float() - ds.images[k]).abs().mean() < 6
-        assert torch.allclose(torch.tensor([float(v) for v in boxes[i]]), ds.boxes[k])
-        rows = {CUB_PARTS[int(r[1]) - 1]: [float(v) for v in r[2:]] for r in located if r[0] == i}
-        sides = {name.split()[0] for name, row in rows.items() if row[2] and " " in name}
-        assert len(sides) <= 1  # a bird seen from one side
-        for part, row in rows.items():
-            if " " not in part:
-                assert row == pytest.approx(ds.part_locations[k, PARTS.index(part)].tolist(), abs=0.006)
-        if rows["beak"][2] and rows["tail"][2] and sides:
-            assert sides == {"right" if rows["beak"][0] > rows["tail"][0] else "left"}
-        for part in ("eye", "leg", "wing"):
-            shown = ds.part_locations[k, PARTS.index(part)].tolist()
-            assert max(rows[f"left {part}"][2], rows[f"right {part}"][2]) == shown[2]
-    assert used == {"1": 12, "0": 6}
-
-
-def test_write_cub_refuses_to_overwrite_and_leaves_nothing_half_done(tmp_path, monkeypatch):
-    (tmp_path / "CUB_200_2011").mkdir()
-    with pytest.raises(FileExistsError, match="exists already") as caught:
-        write_cub(tmp_path, num_classes=2, train_per_class=1, test_per_class=1, size=32)
-    assert "\n" not in str(caught.value)
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        write_cub(tmp_path / "other", num_classes=2, train_per_class=1, test_per_class=1, size=32)
-    assert list((tmp_path / "other").iterdir()) == []
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -31,6 +31,10 @@ def test_every_command_has_help(capsys, command):
     ("arguments", "expected"),
     [
         (["fly"], "unknown command 'fly'; there are train, eval"),
+        (["data", "get", "cars", "x"], "Stanford Cars cannot be downloaded by a program"),
+        (["data", "get", "folder", "x"], "cannot be downloaded by a program"),
+        (["data", "make", "cub", "x", "--num-classes", "61"], "num_classes must be from 2 to 60, got 61"),
+        (["train", "cars", "--root", "x", "--out", "y"], "there is no folder x"),
         (["eval", "nowhere"], "nowhere is not a run directory"),
         (["train", "birds", "--omega", "1.5", "--out", "x"], "omega must lie in [0, 1], got 1.5"),
         (["train", "birds", "--delta", "0", "--out", "x"], "delta must lie in (0, 1], got 0"),
@@ -59,3 +63,12 @@ def test_evaluation_prints_every_accuracy(capsys, trained):
         assert words in output
 
 
+
+
+def test_a_set_is_made_and_a_training_on_it_ends_with_its_accuracies(capsys, tmp_path):
+    code, output, _ = run(capsys, "data", "make", "dogs", str(tmp_path), "--num-classes", "2", "--train-per-class", "5")
+    assert code == 0 and output.strip() == str(tmp_path / "StanfordDogs")
+    fast = "--backbone resnet10 --weights None --image-size 64 --epochs 1 --batch-size 4 --workers 0"
+    arguments = ["dogs", "--root", str(tmp_path), "--out", str(tmp_path / "run"), *fast.split()]
+    code, output, _ = run(capsys, "train", *arguments)
+    assert code == 0 and "8 images" in output and "joint" in output

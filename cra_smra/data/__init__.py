@@ -10,14 +10,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cra_smra.data.aircraft import read_aircraft
 from cra_smra.data.birds import Birds
+from cra_smra.data.cars import read_cars
 from cra_smra.data.cub import read_cub
+from cra_smra.data.dogs import read_dogs
+from cra_smra.data.folder import read_folder
+from cra_smra.data.groceries import read_groceries
 from cra_smra.data.photographs import Photographs
 
 PROTOCOLS = ("clean", "paper")
 # One function for each set: (root, split, **options) -> Listing, or None for a "val" that the set has not.
 READERS = {
     "cub": read_cub,
+    "aircraft": read_aircraft,
+    "cars": read_cars,
+    "dogs": read_dogs,
+    "folder": read_folder,
+    "groceries": read_groceries,
 }
 DATASETS = ("birds", *READERS)
 HELD_OUT = (

@@ -88,9 +88,8 @@ def read_parts(folder: Path, chosen: list[int]) -> tuple[Tensor, tuple[str, ...]
     names = read_table(folder / "parts" / "parts.txt", str)  # id -> name with spaces
     column = {number: p for p, number in enumerate(sorted(names))}
     row = {number: i for i, number in enumerate(chosen)}
-    locations = np.zeros((len(chosen), len(column), 3), np.float32)
+    locations = np.full((len(chosen), len(column), 3), np.nan, np.float32)  # NaN: no line of it was read yet
     path = folder / "parts" / "part_locs.txt"
-    seen = 0
     for number, line in read_lines(path):
         try:
             image, part, *place = line.split()
@@ -100,7 +99,8 @@ def read_parts(folder: Path, chosen: list[int]) -> tuple[Tensor, tuple[str, ...]
             raise ValueError(f"{path}, line {number}: {line!r:.60} is not of the form 'id part x y visible'") from error
         if i is not None:
             locations[i, p] = x, y, visible
-            seen += 1
-    if seen != len(chosen) * len(column):
-        raise ValueError(f"{path} has {seen} lines for {len(chosen)} images of {len(column)} parts each")
+    if (absent := np.argwhere(np.isnan(locations))).size:
+        i, p = absent[0, :2]
+        part = names[sorted(names)[p]][0]
+        raise ValueError(f"{path} has no place of the {part} of image {chosen[i]}: unpack the archive again")
     return torch.from_numpy(locations), tuple(names[number][0] for number in sorted(names))

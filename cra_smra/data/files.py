@@ -4,6 +4,7 @@ lists and .mat files, each failing with one line that says what to do.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -64,25 +66,48 @@ class Official:
 
 def locate(root: str | Path, official: Official) -> Path:
     """The folder of the set: ``root`` itself, the official folder in it, or one doubled by unpacking into a folder of
-    the same name. Archives that lie in ``root`` are unpacked there first. Raises ValueError when nothing is found.
+    the same name. Archives that lie in ``root`` are unpacked there first.
+
+    Raises ValueError when nothing is found or may not be read, RuntimeError when unpacking fails.
     """
     root = existing_folder(root, official)
-    candidates = [root, root / official.folder, root / official.folder / official.folder]
-    found = [folder for folder in candidates if all((folder / mark).exists() for mark in official.marks)]
-    if found:
-        return found[0]
-    here = [archive for archive in official.archives if (root / archive.name).exists()]
-    if official.archives and len(here) == len(official.archives):
-        into = root / official.folder
-        if into.exists():
-            raise ValueError(
-                f"{into} is incomplete: it lacks {missing_marks(into, official)}; remove it, and it is unpacked anew"
-            )
-        unpack_all([(root / archive.name, archive) for archive in here], into)
-        if all((into / mark).exists() for mark in official.marks):
-            return into
-        raise ValueError(f"{root}: the archives do not hold {official.title}: no {missing_marks(into, official)} in them")
-    raise ValueError(f"{root} does not hold {official.title}: {what_is_missing(root, official)}. {official.source}")
+    try:
+        if found := complete_folder(root, official):
+            return found
+        if official.archives and all((root / archive.name).exists() for archive in official.archives):
+            into = root / official.folder
+            if into.exists():
+                lacking = missing_marks(nearest_folder(root, official), official)
+                raise ValueError(f"{into} is incomplete: it lacks {lacking}; remove it, and it is unpacked anew")
+            unpack_all([(root / archive.name, archive) for archive in official.archives], into)
+            if found := complete_folder(root, official):
+                return found
+            lacking = missing_marks(nearest_folder(root, official), official)
+            raise ValueError(f"{root}: the archives do not hold {official.title}: no {lacking} in them")
+        raise ValueError(f"{root} does not hold {official.title}: {what_is_missing(root, official)}. {official.source}")
+    except PermissionError as error:
+        raise forbidden(error) from error
+
+
+def candidates(root: Path, official: Official) -> list[Path]:
+    """The folders in which the set is looked for."""
+    return [root, root / official.folder, root / official.folder / official.folder]
+
+
+def complete_folder(root: Path, official: Official) -> Path | None:
+    """The first of the candidates that has every mark."""
+    found = (each for each in candidates(root, official) if all((each / mark).exists() for mark in official.marks))
+    return next(found, None)
+
+
+def nearest_folder(root: Path, official: Official) -> Path:
+    """The candidate with the most marks; ``root`` when none has any."""
+    return max(candidates(root, official), key=lambda each: sum((each / mark).exists() for mark in official.marks))
+
+
+def forbidden(error: PermissionError) -> ValueError:
+    """One line for a file or folder that may not be read."""
+    return ValueError(f"{error.filename} may not be read: its permissions forbid it; change them or copy the set")
 
 
 def existing_folder(root: str | Path | None, official: Official) -> Path:
@@ -90,10 +115,18 @@ def existing_folder(root: str | Path | None, official: Official) -> Path:
     if root is None:
         raise ValueError(f"{official.title} needs a root, the folder it lies in. {official.source}")
     root = Path(root)
-    if not root.exists():
-        raise ValueError(f"there is no folder {root}: give the one that {official.title} lies in. {official.source}")
-    if not root.is_dir():
-        raise ValueError(f"{root} is a file: give the folder that {official.title} lies in. {official.source}")
+    try:
+        os.listdir(root)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"there is no folder {root}: give the one that {official.title} lies in. {official.source}"
+        ) from error
+    except NotADirectoryError as error:
+        raise ValueError(
+            f"{root} is a file: give the folder that {official.title} lies in. {official.source}"
+        ) from error
+    except PermissionError as error:
+        raise forbidden(error) from error
     return root
 
 
@@ -116,39 +149,60 @@ def what_is_missing(root: Path, official: Official) -> str:
     absent = [archive.name for archive in official.archives if archive.name not in names]
     if official.archives and len(absent) < len(official.archives):
         return f"{', '.join(absent)} is not there"
-    return f"no {missing_marks(root, official)} in it, nor in {official.folder}"
+    nearest = nearest_folder(root, official)
+    lacking = missing_marks(nearest, official)
+    if not any((nearest / mark).exists() for mark in official.marks):
+        return f"no {lacking} in it, nor in {official.folder}"
+    return f"no {lacking} in {'it' if nearest == root else nearest.relative_to(root)}"
 
 
 def unpack_all(archives: Sequence[tuple[Path, Archive]], into: Path) -> None:
     """Unpack archives, checked first, into the folder ``into``, which appears complete or not at all.
 
-    Where all members lie below one folder called as ``into``, that folder becomes ``into``.
+    Where all members lie below one folder called as ``into``, that folder becomes ``into``. Raises ValueError for a
+    wrong or damaged archive, RuntimeError when the disk is full or may not be written to.
     """
-    draft = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+    draft = None
     try:
+        draft = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
         for path, archive in archives:
             verify(path, archive)
             unpack(path, draft)
         inner = draft / into.name
         draft.chmod(0o755)
         os.rename(inner if inner.is_dir() and len(list(draft.iterdir())) == 1 else draft, into)
+    except OSError as error:
+        if into.exists():  # another process unpacked the same archives and was faster
+            return
+        raise RuntimeError(
+            f"{', '.join(str(path) for path, _ in archives)} cannot be unpacked into {into.parent} "
+            f"({error.strerror or error}): see to its room and its permissions; nothing of it was left there"
+        ) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def verify(path: Path, archive: Archive) -> None:
     """Raise ValueError when the file is not the official archive: its size, its md5, or a page saved by mistake."""
+    if fault := what_is_wrong(path, archive):
+        raise ValueError(f"{path} {fault}: remove it and download it again")
+
+
+def what_is_wrong(path: Path, archive: Archive) -> str | None:
+    """Why a file is not the official archive, in a few words; None when nothing speaks against it."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(512).lstrip().lower()
     if size == 0:
-        raise ValueError(f"{path} is empty: download it again")
+        return "is empty"
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise ValueError(f"{path} is a web page saved under the archive's name: download the archive itself")
-    if archive.size is not None and size < archive.size:
-        raise ValueError(f"{path} has {size:,} of {archive.size:,} bytes: the download was not finished; fetch the rest")
+        return "is a web page saved under the archive's name"
+    if archive.size is not None and size != archive.size:
+        return f"has {size:,} instead of {archive.size:,} bytes"
     if archive.md5 is not None and (found := md5(path)) != archive.md5:
-        raise ValueError(f"{path} has the md5 sum {found} instead of {archive.md5}: remove it and download it again")
+        return f"has the md5 sum {found} instead of {archive.md5}"
+    return None
 
 
 def md5(path: Path) -> str:
@@ -162,7 +216,7 @@ def unpack(path: Path, into: Path) -> None:
     would land outside.
     """
     try:
-        if zipfile.is_zipfile(path):
+        if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
                     if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
@@ -171,10 +225,13 @@ def unpack(path: Path, into: Path) -> None:
             return
         with tarfile.open(path) as archive:
             archive.extractall(into, filter=inside)
+            while archive.fileobj.read(CHUNK):  # to the end, where a compressed file has its checksum
+                pass
     except tarfile.FilterError as error:
         raise ValueError(f"{path} is refused: its member {error.tarinfo.name!r} points outside the folder") from error
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib_error()) as error:
-        raise ValueError(f"{path} is damaged or no archive ({error}): download it again") from error
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")  # zipfile's RuntimeError: of a kind that it does not unpack
+        raise ValueError(f"{path} is damaged or no archive ({reason}): remove it and download it again") from error
 
 
 def inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
@@ -182,13 +239,6 @@ def inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
     if member.name.startswith(("/", "\\")):
         raise tarfile.AbsolutePathError(member)
     return tarfile.data_filter(member, folder)
-
-
-def zlib_error() -> type[Exception]:
-    """The exception of a broken compressed stream; zlib may be absent from a Python that was built without it."""
-    import zlib
-
-    return zlib.error
 
 
 # --- fetching
@@ -200,7 +250,7 @@ def fetch(root: str | Path, official: Official, progress: bool = True) -> Path:
     Raises ValueError where no address is alive, RuntimeError when a download fails.
     """
     dead = [archive.name for archive in official.archives if archive.url is None]
-    if dead:
+    if dead or not official.archives:
         raise ValueError(f"{official.title} cannot be downloaded by a program: {official.source}")
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -215,7 +265,7 @@ def fetch(root: str | Path, official: Official, progress: bool = True) -> Path:
 def download(archive: Archive, path: Path, progress: bool = True) -> None:
     """Download an archive to ``path``; what was received stays in ``path``.part, and the next call asks for the rest.
 
-    Raises RuntimeError when the server cannot be reached, or sends something else than the archive.
+    Raises RuntimeError when the server cannot be reached, ends early, or sends something else than the archive.
     """
     from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
 
@@ -223,12 +273,15 @@ def download(archive: Archive, path: Path, progress: bool = True) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
     hidden = {} if progress else {"disable": True}
+    total = archive.size
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             resumed = answer.status == 206
             have = have if resumed else 0
-            total = answer.headers.get("Content-Length")
-            total = None if total is None else have + int(total)
+            if resumed and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+                raise RuntimeError(f"{archive.url}: the server sends another part than was asked for; remove {part}")
+            if (length := answer.headers.get("Content-Length")) is not None:
+                total = have + int(length)
             with (
                 open(part, "ab" if resumed else "wb") as file,
                 tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=archive.name, **hidden) as bar,
@@ -237,20 +290,25 @@ def download(archive: Archive, path: Path, progress: bool = True) -> None:
                     file.write(piece)
                     bar.update(len(piece))
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing is left to send: the part is whole
+        if error.code != 416:
             raise RuntimeError(f"{archive.url} cannot be downloaded ({error}); try again, or get it by hand") from error
+        length = (error.headers.get("Content-Range") or "").rpartition("/")[2]  # nothing is left to send
+        total = int(length) if length.isdecimal() else total
     except (OSError, HTTPException) as error:
         raise RuntimeError(
             f"{archive.url} cannot be downloaded ({error}); what has come stays in {part}: run it again for the rest"
         ) from error
-    if total_known(archive, part):
-        raise RuntimeError(f"{archive.url}: the connection ended early; run it again for the rest")
+    # A connection that breaks is not an error to http.client when it is read piece by piece.
+    size = part.stat().st_size
+    if total is not None and size < total:
+        raise RuntimeError(f"{archive.url}: the connection ended at {size:,} of {total:,} bytes; run it again")
+    fault = what_is_wrong(part, archive)
+    if fault is None and total is not None and size != total:
+        fault = f"has {size:,} instead of {total:,} bytes"
+    if fault:
+        part.unlink()
+        raise RuntimeError(f"{archive.url} sent something else than the archive: it {fault}; try again, or by hand")
     os.replace(part, path)
-
-
-def total_known(archive: Archive, part: Path) -> bool:
-    """Whether the part is known to be shorter than the archive."""
-    return archive.size is not None and part.stat().st_size < archive.size
 
 
 # --- lists and .mat files
@@ -264,8 +322,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: the copy is incomplete; unpack the archive again") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"{path} is a folder, not a list: unpack the archive again") from error
+    except PermissionError as error:
+        raise forbidden(error) from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file: byte {error.start} is not UTF-8; unpack the archive again") from error
+        raise ValueError(
+            f"{path} is not a text file: byte {error.start} is not UTF-8; unpack the archive again"
+        ) from error
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
         if line.strip():
             yield number, line.strip(" \t")
@@ -280,8 +344,6 @@ def read_table(path: Path, *columns: Callable[[str], Any]) -> dict[int, tuple]:
     for number, line in read_lines(path):
         fields = line.split(maxsplit=len(columns))
         try:
-            if len(fields) != 1 + len(columns):
-                raise ValueError
             key, *values = int(fields[0]), *(kind(text) for kind, text in zip(columns, fields[1:], strict=True))
         except ValueError as error:
             expected = " ".join(["id", *(kind.__name__ for kind in columns)])
@@ -301,7 +363,10 @@ def read_mat(path: Path, *keys: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} is missing: the copy is incomplete; unpack the archive again")
     try:
-        found = loadmat(path)
+        with open(path, "rb") as file:  # given a name, loadmat would call a forbidden file a missing one
+            found = loadmat(file)
+    except PermissionError as error:
+        raise forbidden(error) from error
     except Exception as error:  # a damaged file raises whatever its bytes lead to
         raise ValueError(f"{path} is not a MATLAB file that can be read: unpack the archive again") from error
     if absent := [key for key in keys if key not in found]:

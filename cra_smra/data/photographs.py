@@ -44,6 +44,11 @@ class Listing:
             seen: set[str] = set()
             name = next(path for path in self.paths if path in seen or seen.add(path))
             raise ValueError(f"{self.folder}: the list names {name} more than once")
+        if len(set(self.classes)) < len(self.classes):
+            name = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ValueError(f"{self.folder}: two classes are called {name!r}")
+        if self.boxes is not None and not (len(self.boxes) == len(self.paths) and self.boxes.isfinite().all()):
+            raise ValueError(f"{self.folder}: {len(self.boxes)} boxes of {len(self.paths)} images, or one is no number")
 
     def check_files(self) -> None:
         """Raise ValueError for the first image that is named and not there."""
@@ -53,8 +58,10 @@ class Listing:
             if parent not in there:
                 try:
                     there[parent] = set(os.listdir(self.folder / parent))
-                except FileNotFoundError:
+                except (FileNotFoundError, NotADirectoryError):
                     there[parent] = set()
+                except PermissionError as error:
+                    raise ValueError(f"{error.filename} may not be read: its permissions forbid it") from error
             if name not in there[parent]:
                 raise ValueError(f"{self.folder / path} is listed and not there: unpack the archive again")
 
@@ -76,6 +83,8 @@ def decode(path: str | Path, upright: bool = False) -> Tensor:
         with Image.open(path) as image:
             if upright:
                 image = ImageOps.exif_transpose(image)
+            if image.mode == "F":
+                raise ValueError("its pixels are floating-point numbers, whose range is not known")
             if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip all of it to white
                 grey = np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8
                 pixels = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)

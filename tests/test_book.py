@@ -29,6 +29,7 @@ NOT_RUN: dict[str, list[int]] = {}
 # Shown as raw text in Colab, JupyterLab and on GitHub.
 NOT_PORTABLE = {
     "a directive": r"^\s*(```+|~~~+|:::+)\s*\{",
+    "a comment of MyST, which is not shown": r"^\s*%(\s|$)",
     "a role": r"\{[a-z:_-]+\}`",
     "a target": r"^\([\w-]+\)=\s*$",
     "an HTML admonition": r"""<div\s+class=["']admonition""",

@@ -424,6 +424,11 @@ def test_fetch_downloads_unpacks_and_does_neither_twice(tmp_path, site, archive_
     assert fetch(root, official, progress=False) == root / "SET"
     assert names_below(root / "SET") == set(BIG) and sorted(os.listdir(root)) == ["SET", "set.tar.gz"]
     assert fetch(root, official, progress=False) == root / "SET" and site.asked == [None]
+    (root / "set.tar.gz").unlink()
+    assert fetch(root, official, progress=False) == root / "SET" and site.asked == [None]
+    shutil.rmtree(root / "SET")
+    fetch(root, official, progress=False)
+    assert site.asked == [None, None]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -498,6 +503,7 @@ def test_a_dead_address_is_one_line(tmp_path):
     nobody = replace(SET, archives=(Archive("set.tar.gz", "http://127.0.0.1:9/set.tar.gz"),))
     refused("cannot be downloaded.*run it again", fetch, tmp_path, nobody, False, error=RuntimeError)
     refused("cannot be downloaded by a program: Get it from", fetch, tmp_path, SET, False)
+    refused("cannot be downloaded by a program", fetch, tmp_path, replace(SET, archives=()), False)
     assert os.listdir(tmp_path) == []
 
 

@@ -79,6 +79,8 @@ async function probe(page) {
     formulas: doc.querySelectorAll(".math").length,
     typeset: [...doc.querySelectorAll(".math")].filter(e => e.querySelector("mjx-container")).length,
     failed: [...doc.querySelectorAll("mjx-merror, .MathJax_Error")].map(e => e.textContent),
+    cut: [...doc.querySelectorAll('mjx-container[display="true"]')].filter(e => e.scrollWidth > e.clientWidth + 1)
+      .map(e => e.parentElement.textContent.slice(0, 40) + " " + e.scrollWidth + " > " + e.clientWidth),
     width: doc.documentElement.scrollWidth, wide: wide.slice(0, 5),
     raw: visible.textContent.match(/\\{[a-z:-]+\\}[`]|[`]{3}|:::|\\$\\$|\\\\tag/g) || [],
     broken: [...doc.images].filter(e => e.complete && !e.naturalWidth).map(e => e.src),
@@ -145,6 +147,11 @@ def test_every_formula_is_typeset_without_network(report):
 
 def test_no_markup_is_left_raw(report):
     assert {name: page["raw"] for name, page in report.items() if page["raw"]} == {}
+
+
+def test_every_displayed_formula_fits_a_phone(report):
+    """Its left end would be out of reach: what is centred overflows to both sides."""
+    assert {page: found["cut"] for page, found in report.items() if found["cut"]} == {}
 
 
 def test_nothing_is_wider_than_a_phone(report):

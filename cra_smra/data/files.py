@@ -246,6 +246,7 @@ def inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
 
 def fetch(root: str | Path, official: Official, progress: bool = True) -> Path:
     """Download the archives of a set into ``root``, go on with what was begun, and unpack them; the set's folder.
+    A set that is there already is not downloaded again.
 
     Raises ValueError where no address is alive, RuntimeError when a download fails.
     """
@@ -254,6 +255,8 @@ def fetch(root: str | Path, official: Official, progress: bool = True) -> Path:
         raise ValueError(f"{official.title} cannot be downloaded by a program: {official.source}")
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
+    if found := complete_folder(root, official):
+        return found
     for archive in official.archives:
         path = root / archive.name
         if not path.exists():

@@ -120,6 +120,41 @@ def test_a_header_is_told_from_a_name(tmp_path, first, kept):
     assert read_classes(tmp_path / "variants.txt", {"727-200"}) == (first,) * kept + ("727-200", "F/A-18")
 
 
+def test_a_name_like_a_header_is_kept_when_an_image_has_it(tmp_path):
+    (tmp_path / "variants.txt").write_text("class\n727-200\n")
+    assert read_classes(tmp_path / "variants.txt", {"class", "727-200"}) == ("class", "727-200")
+
+
+def test_the_order_of_the_lines_changes_nothing(made, copy):
+    for name in ("images_variant_trainval.txt", "images_variant_test.txt", "images_box.txt"):
+        lines = (copy / name).read_text().splitlines()
+        (copy / name).write_bytes("\r\n".join(["", *reversed(lines)]).encode())
+    for split in ("train", "test"):
+        one, other = read_aircraft(made, split), read_aircraft(copy, split)
+        assert one.paths == other.paths and torch.equal(one.targets, other.targets)
+        assert torch.equal(one.boxes, other.boxes)
+
+
+def test_boxes_are_those_that_were_drawn(made):
+    listing = read_aircraft(made, "test")
+    for k in range(5):
+        drawn = [draw_aircraft(k, 48, random.Random(f"aircraft 0 {k} {j}"))[1] for j in (4, 5)]
+        expected = [[left, top, right - left + 1, bottom - top + 1] for left, top, right, bottom in drawn]
+        assert sorted(listing.boxes[listing.targets == k].tolist()) == sorted(expected)
+
+
+def test_a_box_is_around_what_is_drawn(made):
+    """The sky has one colour, so the drawing can be found without the box."""
+    listing = read_aircraft(made, "train")
+    data = Photographs(listing)
+    for i, (left, top, width, height) in enumerate(listing.boxes.tolist()):
+        image = data[i][0].float()
+        there = (image - image[:, :1, :1]).abs().sum(0) > 90  # JPEG blurs edges
+        columns, rows = there.any(0).nonzero().flatten(), there.any(1).nonzero().flatten()
+        drawn = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        assert np.abs(np.subtract(drawn, [left, top, left + width, top + height])).max() <= 3
+
+
 def change(name: str, function):
     def broken(data: Path) -> None:
         (data / name).write_text(function((data / name).read_text()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 from dataclasses import replace
@@ -17,8 +18,8 @@ from scipy.io import loadmat, savemat
 from conftest import refused
 from cra_smra.data import cars
 from cra_smra.data.cars import CARS, LABELS, read_annotations, read_cars
-from cra_smra.data.made_vehicles import fill_cars, struct
-from cra_smra.data.make import make
+from cra_smra.data.made_vehicles import draw_car, fill_cars, struct
+from cra_smra.data.make import MOST_CLASSES, make
 from cra_smra.data.photographs import Photographs
 
 SMALL = {"num_classes": 4, "train_per_class": 3, "test_per_class": 2, "size": 48}
@@ -107,6 +108,54 @@ def test_archives_are_unpacked(made, tmp_path):
     assert as_set(read_cars(tmp_path, "train")) == expected
 
 
+def test_the_archive_of_the_old_packaging_is_unpacked(old, tmp_path):
+    expected = as_set(read_cars(old, "train"))
+    shutil.make_archive(str(tmp_path / "car_ims"), "gztar", old, "car_ims")
+    (tmp_path / "car_ims.tar.gz").rename(tmp_path / "car_ims.tgz")
+    shutil.copy(old / "cars_annos.mat", tmp_path)
+    assert as_set(read_cars(tmp_path, "train")) == expected
+
+
+def test_an_archive_never_overwrites_a_folder(copy):
+    shutil.make_archive(str(copy / "car_devkit"), "gztar", copy, "devkit")
+    (copy / "car_devkit.tar.gz").rename(copy / "car_devkit.tgz")
+    (copy / "devkit" / "cars_meta.mat").unlink()
+    refused("devkit/cars_meta.mat is not there", read_cars, copy, "train")
+    assert not (copy / "devkit" / "cars_meta.mat").exists()
+
+
+def test_annotation_files_beside_the_folder_are_found(copy, old, tmp_path):
+    expected = read_cars(copy, "test").paths
+    shutil.move(copy / LABELS, tmp_path / LABELS)
+    assert read_cars(tmp_path, "test").paths == expected
+    root = tmp_path / "old"
+    shutil.copytree(old / "car_ims", root / CARS.folder / "car_ims")
+    shutil.copy(old / "cars_annos.mat", root)
+    assert read_cars(root, "test").paths == read_cars(old, "test").paths
+
+
+def test_the_flag_of_the_old_packaging_is_0_or_1(old, tmp_path):
+    copy = Path(shutil.copytree(old, tmp_path / "old"))
+    found = loadmat(copy / "cars_annos.mat")
+    fields = list(found["annotations"].dtype.names)
+    rows = [[row[field].item() for field in fields] for row in found["annotations"].flat]
+    rows[0][fields.index("test")] = 2.0
+    savemat(copy / "cars_annos.mat", {"annotations": struct([tuple(row) for row in rows], fields),
+                                      "class_names": found["class_names"]})
+    refused("the field 'test' of 000001.jpg is 2: 0 and 1", read_cars, copy, "train")
+
+
+def test_the_order_of_the_annotations_changes_nothing(made, copy):
+    rewrite(copy / "devkit" / "cars_train_annos.mat", lambda rows: rows[::-1])
+    one, other = read_cars(made, "train"), read_cars(copy, "train")
+    assert one.paths == other.paths and torch.equal(one.targets, other.targets) and torch.equal(one.boxes, other.boxes)
+
+
+def test_no_two_made_classes_look_alike():
+    pictures = {draw_car(kind, 48, random.Random("one pose"))[0].tobytes() for kind in range(MOST_CLASSES)}
+    assert len(pictures) == MOST_CLASSES
+
+
 def test_packagings_are_never_mixed(made, old, tmp_path):
     shutil.copytree(old / "car_ims", tmp_path / "car_ims")
     shutil.copytree(made / "devkit", tmp_path / "devkit")
@@ -142,7 +191,14 @@ def changed(column: str, value):
     return lambda folder: rewrite(folder / "devkit" / "cars_train_annos.mat", function)
 
 
+def class_twice(folder: Path) -> None:
+    names = loadmat(folder / "devkit/cars_meta.mat")["class_names"]
+    names[0, 1] = names[0, 0]
+    savemat(folder / "devkit/cars_meta.mat", {"class_names": names})
+
+
 BROKEN = {
+    "a class twice": (class_twice, "'Ram C/V Cargo Van Minivan 2012' stands there twice"),
     "a label too large": (changed("class", 5.0), "has class 5, but the classes are 1 to 4"),
     "label 0": (changed("class", 0.0), "has class 0, but"),
     "a label that is no number": (changed("class", 1.5), "is not one whole number"),

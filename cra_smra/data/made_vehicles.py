@@ -43,7 +43,7 @@ def draw_aircraft(kind: int, size: int, random: Random) -> tuple[Image.Image, Bo
 
 
 def draw_car(kind: int, size: int, random: Random) -> tuple[Image.Image, Box]:
-    """A car from the side, size x size. ``kind`` sets roof, rims, lamp and stripe; all else is chance."""
+    """A car from the side, size x size. ``kind`` sets roof, rims, lamp, stripe and spoiler, all else is chance."""
     u = size / 100 * random.uniform(0.75, 1.0)
     x, y = random.uniform(2, size - 2 - 90 * u), random.uniform(2, size - 4 - 44 * u)
     image = Image.new("RGB", (size, size), tuple(random.randint(150, 210) for _ in range(3)))
@@ -63,6 +63,8 @@ def draw_car(kind: int, size: int, random: Random) -> tuple[Image.Image, Box]:
         draw.ellipse(at((wheel, 28), (wheel + 16, 44)), fill="black")
         draw.ellipse(at((wheel + 4, 32), (wheel + 12, 40)), fill=COLOURS[kind // 2 % len(COLOURS)])
     draw.rectangle(at((84, 19), (90, 19 + 3 * (1 + kind % 3))), fill="gold")
+    if kind // 48 % 2:  # a spoiler: the rest repeats itself after 48
+        draw.rectangle(at((1, 11), (10, 15)), fill="black")
     return image, (round(x), round(y), round(x + 90 * u), round(y + 44 * u))
 
 

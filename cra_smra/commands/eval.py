@@ -1,0 +1,43 @@
+"""``cra-smra eval``."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from cra_smra.evaluate import evaluate
+from cra_smra.runs import read_run
+
+
+def run(argv: list[str]) -> None:
+    """Evaluate a run directory and print the accuracies."""
+
+    @dataclass
+    class Eval:
+        """Evaluate a trained run: print its accuracies and write its predictions into
+        the run directory.
+        """
+
+        run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+        """The run directory, as written by train."""
+        split: Literal["test", "val"] = "test"
+        """val exists in protocol clean only."""
+        checkpoint: Literal["chosen", "last"] = "chosen"
+        """chosen: the epoch that the protocol chose."""
+
+    options = tyro.cli(Eval, prog="cra-smra eval", args=argv)
+    if read_run(options.run)["status"] != "finished":
+        print(f"cra-smra: {options.run} is not finished; these are the numbers so far", file=sys.stderr)
+    print_metrics(evaluate(options.run, options.split, options.checkpoint))
+
+
+def print_metrics(found: dict[str, float | int | list[float]]) -> None:
+    """One line per accuracy, in percent."""
+    error = f"+- {found['standard_error']:.2%}, one standard error on {found['images']} images"
+    print(f"accuracy, mean of softmax         {found['accuracy']:7.2%}  {error}")
+    print(f"accuracy, sum of logits           {found['accuracy_logits']:7.2%}")
+    print(f"accuracy, mean over classes       {found['accuracy_classes']:7.2%}")
+    for stage, accuracy in enumerate(found["accuracy_stages"], start=3):
+        print(f"accuracy, classifier of stage {stage}   {accuracy:7.2%}")
+    print(f"accuracy, joint classifier        {found['accuracy_overall']:7.2%}")

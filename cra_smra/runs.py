@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 
 from cra_smra.recipes import Recipe
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Write a file so that it is either there in full or not at all, whenever the
@@ -48,6 +50,14 @@ def read_run(run: str | Path) -> dict[str, object]:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def stored_results(experiment: str) -> list[dict[str, object]]:
+    """The run.json files that are kept with the package in results/``experiment``/, in
+    the order of their names; empty when nothing has been run yet.
+    """
+    paths = sorted((RESULTS / experiment).glob("*.json"))
+    return [json.loads(path.read_text()) for path in paths]
 
 
 def read_checkpoint(path: Path) -> dict[str, object]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cra_smra import CRASMRA, Recipe
+from cra_smra import CRASMRA, Recipe, runs
 from cra_smra.model import PlainNetwork
 
 
@@ -68,3 +68,12 @@ def test_unknown_names_are_refused():
         Recipe.quick("cub")
     with pytest.raises(ValueError, match="unknown recipe fields: colour"):
         Recipe.from_dict({"colour": 1})
+
+
+def test_results_kept_with_the_package_are_read_in_the_order_of_their_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RESULTS", tmp_path)
+    (tmp_path / "cub").mkdir()
+    for name, seed in (("b", 1), ("a", 0)):
+        (tmp_path / "cub" / f"{name}.json").write_text(f'{{"seed": {seed}}}')
+    assert [row["seed"] for row in runs.stored_results("cub")] == [0, 1]
+    assert runs.stored_results("dogs") == []

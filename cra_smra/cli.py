@@ -10,10 +10,12 @@ Fine-grained visual classification with channel re-attention and spatial multi-r
 commands, each with --help:
   train NAME   train a network by a named recipe; any field of the recipe is an option
   eval RUN     evaluate a trained run directory
+  explain RUN IMAGE     what a trained run says about an image file, and where it looks
+  measure RUN ...       how much of the maps of trained runs lies on parts, object and background
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
 """
-COMMANDS = ("train", "eval", "data")
+COMMANDS = ("train", "eval", "explain", "measure", "data")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -73,7 +73,7 @@ def coverage(maps: Tensor, masks: Tensor, share: float = 0.2) -> Coverage:
     """
     cells = F.adaptive_avg_pool2d(masks.float(), maps.shape[1:]).flatten(start_dim=2)  # (B, R, P)
     weights = mass(maps)  # (B, P)
-    flat = torch.full_like(weights, 1 / weights.shape[1])
+    flat = torch.where(weights.isnan(), weights, 1 / weights.shape[1])
     top = top_fifth(maps, share).flatten(start_dim=1)
     kinds = (weights, top / top.sum(dim=1, keepdim=True), top_cells(weights, 1), flat)
     return Coverage(*(torch.einsum("bp,brp->br", kind, cells) for kind in kinds))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
@@ -62,15 +63,14 @@ def part_shares(attention: Mapping[str, object], kind: str = "grad_cam", measure
     stages = attention["maps"][kind]["stages"]
     with style():
         figure, axes = plt.subplots(figsize=(4.8, 0.36 * len(names) + 1.3))
-        rows = torch.arange(len(names))
+        rows = np.arange(len(names))
         flat = [100 * _spread(stages[-1]["uniform"][name])[0] for name in names]
         axes.barh(rows, flat, height=0.8, color="#d8d3c4", label="flat map")
         for index, stage in enumerate(stages):
-            values = [[100 * number for number in _spread(stage[measure][name])] for name in names]
+            middle, low, high = 100 * np.transpose([_spread(stage[measure][name]) for name in names])
             look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 6, "linestyle": "none"}
-            middle, low, high = (torch.tensor(column) for column in zip(*values, strict=True))
             place = rows + 0.22 * (index - 1)
-            axes.errorbar(middle, place, xerr=torch.stack([middle - low, high - middle]), label=STAGES[index], **look)
+            axes.errorbar(middle, place, xerr=[middle - low, high - middle], label=STAGES[index], **look)
         axes.set_yticks(rows, names, fontsize=11)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
@@ -88,26 +88,31 @@ _WHAT = {"mass": "mass on the part", "top": "top fifth on the part", "peak": "la
 def attention_sweep(results: Mapping[float, Mapping[str, object]], setting: str, kind: str = "grad_cam") -> Figure:
     """How the maps change along a setting: overlap of the stages; entropy, and mass on the object, of each stage.
 
-    ``results`` maps the setting's values to what ``over_seeds`` or ``measure`` returned; lines across the points are
-    t intervals over seeds, where there are several. Grey is the share that a flat map would have on the object.
+    ``results`` maps the setting's values, which stand side by side at equal distances, to what ``over_seeds`` or
+    ``measure`` returned; lines across the points are t intervals over seeds, where there are several. Grey is the
+    share that a flat map would have on the object.
     """
     values = sorted(results)
     found = [results[value]["maps"][kind] for value in values]
     with style():
         figure, panels = plt.subplots(3, 1, figsize=(4.8, 6.4), sharex=True)
-        _line(panels[0], values, [row["overlap"] for row in found], color=INK, marker="s")
+        at = np.arange(len(values))
+        _line(panels[0], at, [row["overlap"] for row in found], color=INK, marker="s")
         for index, stage in enumerate(STAGES):
             rows = [row["stages"][index] for row in found]
             look = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": DASHES[index], "label": stage}
-            _line(panels[1], values, [row["entropy"] for row in rows], **look)
-            _line(panels[2], values, [row["mass"]["object"] for row in rows], **look)
+            beside = at + 0.08 * (index - 1)  # else the intervals hide each other
+            _line(panels[1], beside, [row["entropy"] for row in rows], **look)
+            _line(panels[2], beside, [row["mass"]["object"] for row in rows], **look)
         flat = [100 * _spread(row["stages"][-1]["uniform"]["object"])[0] for row in found]
-        panels[2].plot(values, flat, color="#9a9484", linewidth=1.6, label="flat map")
+        panels[2].plot(at, flat, color="#9a9484", linewidth=1.6, label="flat map")
         titles = ("overlap of the stages", "entropy, flat = 100", "mass on the object")
         for axes, name in zip(panels, titles, strict=True):
             axes.set_title(f"{name}, %", fontsize=11, loc="left")
             axes.set_ylim(bottom=0)
             axes.tick_params(labelsize=11)
+        panels[1].set_ylim(0, 105)
+        panels[-1].set_xticks(at, [f"{value:g}" for value in values])
         panels[-1].set_xlabel(setting, fontsize=12)
         figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=11)
     return figure
@@ -115,8 +120,8 @@ def attention_sweep(results: Mapping[float, Mapping[str, object]], setting: str,
 
 def _line(axes: Axes, x: Sequence[float], values: Sequence[object], **look: object) -> None:
     """Values in percent against x, with their intervals."""
-    middle, low, high = (100 * torch.tensor(column) for column in zip(*map(_spread, values), strict=True))
-    axes.errorbar(x, middle, yerr=torch.stack([middle - low, high - middle]), markersize=5, **look)
+    middle, low, high = 100 * np.transpose([_spread(value) for value in values])
+    axes.errorbar(x, middle, yerr=[middle - low, high - middle], markersize=5, **look)
 
 
 def _spread(value: float | None | Mapping[str, float | None]) -> tuple[float, float, float]:

@@ -36,7 +36,7 @@ def attention_rows(image: Tensor, rows: Mapping[str, Sequence[Tensor]], title: s
         for stage in range(stages):
             grid[0, stage + 1].set_title(STAGES[stage], fontsize=11)
         for line, (name, maps) in zip(grid, rows.items(), strict=True):
-            bare(line[0]).imshow(picture)
+            bare(line[0]).imshow(picture.numpy())
             line[0].set_ylabel(name, fontsize=11)
             for axes, found in zip(line[1:], maps, strict=True):
                 lay_over(bare(axes), picture, found)
@@ -47,8 +47,9 @@ def lay_over(axes: Axes, picture: Tensor, found: Tensor) -> None:
     """A map (h, w), scaled to its own maximum, over a picture (H, W, 3) in grey."""
     heat = found.detach().float().cpu()[None, None].clamp_min(0)
     heat = F.interpolate(heat, size=picture.shape[:2], mode="bilinear")[0, 0]  # (H, W)
-    axes.imshow(picture.float().mean(dim=2), cmap="gray", alpha=0.55)
-    axes.imshow(heat / heat.amax().clamp_min(torch.finfo(heat.dtype).tiny), cmap="magma", vmin=0, vmax=1, alpha=0.6)
+    heat = heat / heat.amax().clamp_min(torch.finfo(heat.dtype).tiny)  # in [0, 1]
+    axes.imshow(picture.float().mean(dim=2).numpy(), cmap="gray", alpha=0.55)
+    axes.imshow(heat.numpy(), cmap="magma", vmin=0, vmax=1, alpha=0.6)
     if not heat.any():
         axes.text(0.5, 0.5, "empty", transform=axes.transAxes, ha="center", va="center", fontsize=11, color="white")
 

@@ -29,15 +29,15 @@ def threads():
 
 
 @pytest.fixture(scope="module")
-def test_set(trained):
+def birds(trained):
     return load_network(trained)[1].load("test")
 
 
 @pytest.fixture
-def photograph(tmp_path, test_set):
+def photograph(tmp_path, birds):
     """A test image as a file, without loss."""
     path = tmp_path / "bird.png"
-    Image.fromarray(test_set[9][0].permute(1, 2, 0).numpy()).save(path)
+    Image.fromarray(birds[9][0].permute(1, 2, 0).numpy()).save(path)
     return path
 
 
@@ -68,11 +68,11 @@ def command(capsys, *arguments):
 # --- the network of a run
 
 
-def test_the_network_of_a_run_predicts_what_the_run_did(trained, test_set):
+def test_the_network_of_a_run_predicts_what_the_run_did(trained, birds):
     network, recipe, classes = load_network(trained)
-    assert not network.training and recipe == tiny() and classes == list(test_set.classes)
+    assert not network.training and recipe == tiny() and classes == list(birds.classes)
     stored = np.load(trained / "predictions.npz")
-    images = torch.stack([test_set[i][0] for i in range(len(test_set))])
+    images = torch.stack([birds[i][0] for i in range(len(birds))])
     with torch.no_grad():
         output = network(normalise(images, recipe.normalisation))
     np.testing.assert_allclose(output.stage_logits.numpy(), stored["stage_logits"], atol=1e-3)
@@ -100,9 +100,9 @@ def test_a_checkpoint_of_another_network_is_refused(trained, plain, tmp_path):
 # --- what is said
 
 
-def test_an_explanation_says_what_the_run_predicted(trained, test_set, photograph):
+def test_an_explanation_says_what_the_run_predicted(trained, birds, photograph):
     found = explain(trained, photograph)
-    assert torch.equal(found.image, test_set[9][0])  # the size is the network's already
+    assert torch.equal(found.image, birds[9][0])  # the size is the network's already
     stored = np.load(trained / "predictions.npz")
     logits = torch.from_numpy(np.concatenate([stored["stage_logits"][9], stored["overall_logits"][9:10]]))  # (4, K)
     expected = dict(zip(("stage 3", "stage 4", "stage 5", "joint"), logits.softmax(dim=1), strict=True))
@@ -111,7 +111,7 @@ def test_an_explanation_says_what_the_run_predicted(trained, test_set, photograp
     assert list(said) == list(expected)
     for name, probabilities in expected.items():
         order = probabilities.argsort(descending=True).tolist()
-        assert [row["class"] for row in said[name]] == [test_set.classes[k] for k in order]
+        assert [row["class"] for row in said[name]] == [birds.classes[k] for k in order]
         assert [row["probability"] for row in said[name]] == pytest.approx(probabilities[order].tolist(), abs=1e-3)
     assert found.facts["prediction"] == said["mean"][0]
     assert [row["class"] for row in explain(trained, photograph, top=2).facts["classifiers"]["joint"]] == [

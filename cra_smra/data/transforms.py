@@ -21,8 +21,8 @@ def normalise(images: Tensor, statistics: str = "imagenet") -> Tensor:
     device they lie on.
 
     ``statistics`` is "imagenet", "half" (0.5 for mean and deviation, as FBSD does) or
-    "lite" ((x - 127) / 128, what EfficientNet-Lite was trained with). Raises ValueError otherwise, and for images that are not uint8: normalising twice
-    would go unnoticed.
+    "lite" ((x - 127) / 128, what EfficientNet-Lite was trained with). Raises ValueError
+    otherwise, and for images that are not uint8: normalising twice would go unnoticed.
     """
     if statistics not in STATISTICS:
         raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")

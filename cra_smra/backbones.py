@@ -49,7 +49,13 @@ def efficientnet_lite0() -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise ValueError(NEEDS_LITE) from error
-    return EfficientNet.from_name("efficientnet-lite0")
+    network = EfficientNet.from_name("efficientnet-lite0")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Its own 0.01 is meant for long training: after the few hundred steps of a fine-tuning the statistics
+            # used in evaluation would still be largely those of ImageNet.
+            module.momentum = 0.1
+    return network
 
 
 def lite0_file() -> Path:

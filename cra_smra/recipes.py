@@ -105,12 +105,20 @@ class Recipe:
     """r of equation (2)."""
     omega: float = 0.5
     """A suppressed channel is multiplied by 1 - omega."""
+    omega_warmup: int = 0
+    """Epochs over which omega grows from 0 to its value: ours, the paper has none. The
+    epochs before that are not chosen.
+    """
     delta: float = 0.9
     """Channels whose importance is above this share of the largest are suppressed."""
     neck: Literal["conv1x1", "fbsd"] = "conv1x1"
     """Conv_layer of equation (3)."""
     shared_phi: bool = False
     """One convolution phi for all stages of SMRAM."""
+    smram_norm: Literal["batch", "map"] = "batch"
+    """batch: BN, the paper's. map: ours, mean 0 and variance 1 over each map's own pixels,
+    so that no scale can sharpen it.
+    """
     pooling: Literal["max", "mean", "top5"] = "max"
     """Pooling before the classifiers."""
     head: Literal["mlp", "linear"] = "mlp"
@@ -161,6 +169,10 @@ class Recipe:
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if not 0 <= self.omega_warmup < self.epochs:
+            raise ValueError(
+                f"omega_warmup must be from 0 to epochs - 1 = {self.epochs - 1}, got {self.omega_warmup}"
+            )
         for name in (
             "lr_backbone",
             "lr_cram",
@@ -246,6 +258,7 @@ class Recipe:
             "delta",
             "neck",
             "shared_phi",
+            "smram_norm",
             "pooling",
             "head",
         )

@@ -12,6 +12,7 @@ commands, each with --help:
   eval RUN     evaluate a trained run directory
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
+  data cache NAME ROOT  decode the photographs once, for trainings with --cache
 """
 COMMANDS = ("train", "eval", "data")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from cra_smra.data import Split
 from cra_smra.data.transforms import normalise
 from cra_smra.model import fuse
 from cra_smra.recipes import Recipe
@@ -113,7 +114,7 @@ def evaluate(
         len(dataset.classes)
     )  # the checkpoint replaces all weights
     model.load_state_dict(state["model"])
-    loader = DataLoader(dataset, batch_size=EVAL_BATCH, num_workers=recipe.workers)
+    loader = make_loader(dataset, EVAL_BATCH, recipe.workers)
     model, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), loader)
     predictions = predict_split(model, loader, accelerator, recipe.normalisation)
     if accelerator.is_main_process:
@@ -181,6 +182,20 @@ def write_predictions(path: Path, predictions: dict[str, Tensor]) -> None:
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
 
 
+def make_loader(dataset: Split, batch_size: int, workers: int, **options: object) -> DataLoader:
+    """A DataLoader whose processes live on from epoch to epoch, each two batches ahead; with a GPU, batches lie where
+    they are copied from without waiting.
+    """
+    return DataLoader(
+        dataset,
+        batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
+
+
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """accelerate's Accelerator with the recipe's precision; shuffling depends on the
     recipe's seed alone.
@@ -193,5 +208,5 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     AcceleratorState._reset_state()  # else a second run in one process could not use another precision
-    loading = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed)
+    loading = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed, non_blocking=True)
     return Accelerator(mixed_precision=precision, dataloader_config=loading)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from cra_smra.data import Split, load_dataset
-from cra_smra.data.transforms import flip_and_shift, resize_and_crop
+from cra_smra.data.transforms import crop_and_flip, flip_and_shift, resize_and_crop
 from cra_smra.model import CRASMRA, PlainNetwork
 
 PAPER_DATASETS = ("cub", "aircraft", "cars", "dogs")
@@ -152,6 +152,10 @@ class Recipe:
     """Mixed precision; auto: bf16 on a GPU that has it, else none."""
     workers: int = 4
     """Processes that load images."""
+    cache: str | None = None
+    """Folder of the cache of decoded photographs; None decodes them anew in every
+    epoch.
+    """
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -231,8 +235,16 @@ class Recipe:
     def load(self, split: str) -> Split:
         """The split of the data set; training images are augmented."""
         if self.dataset != "birds":
-            geometry = resize_and_crop(self.image_size, split == "train", self.crop)
-            return load_dataset(self.dataset, self.root, split, self.protocol, transform=geometry)
+            geometry = crop_and_flip if self.cache else resize_and_crop
+            return load_dataset(
+                self.dataset,
+                self.root,
+                split,
+                self.protocol,
+                transform=geometry(self.image_size, split == "train", self.crop),
+                cache=self.cache,
+                image_size=self.image_size,
+            )
         birds = {
             "num_classes": self.num_classes,
             "size": self.image_size,
@@ -241,7 +253,13 @@ class Recipe:
         birds["per_class"] = self.test_per_class if split == "test" else self.train_per_class
         transform = flip_and_shift(self.image_size) if split == "train" else None
         return load_dataset(
-            self.dataset, self.root, split, self.protocol, transform=transform, **birds
+            self.dataset,
+            self.root,
+            split,
+            self.protocol,
+            transform=transform,
+            cache=self.cache,
+            **birds,
         )
 
     def build(self, num_classes: int) -> CRASMRA | PlainNetwork:

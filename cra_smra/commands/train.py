@@ -65,4 +65,6 @@ def run(argv: list[str]) -> None:
         print(
             f"upper bound, best test epoch      {record['result']['upper_bound_best_test_epoch']:7.2%}"
         )
-    print(f"{record['wall_time_s']:.0f} s, {record['images_per_s']:.0f} training images/s")
+    waiting = record.get("waiting")  # None in a run of an older version
+    share = "" if waiting is None else f", {waiting:.0%} of the time waiting for images"
+    print(f"{record['wall_time_s']:.0f} s, {record['images_per_s']:.0f} training images/s{share}")

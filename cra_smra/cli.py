@@ -10,11 +10,12 @@ Fine-grained visual classification with channel re-attention and spatial multi-r
 commands, each with --help:
   train NAME   train a network by a named recipe; any field of the recipe is an option
   eval RUN     evaluate a trained run directory
+  ablate GRID  train the rows of an ablation with several seeds, and compare them
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
   data cache NAME ROOT  decode the photographs once, for trainings with --cache
 """
-COMMANDS = ("train", "eval", "data")
+COMMANDS = ("train", "eval", "ablate", "data")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -189,7 +189,7 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
 
     run = Path(run)
     state = resume_point(run, recipe)
-    if state is not None and read_run(run)["status"] == "finished":
+    if (run / "run.json").is_file() and read_run(run)["status"] == "finished":  # last.pt may be gone
         return run
     accelerator = make_accelerator(recipe)
     watched = "val" if recipe.protocol == "clean" else "test"

@@ -179,6 +179,13 @@ def randomise(module):
         nn.init.normal_(norm.bias)
 
 
+def test_half_precision_scores_give_float32_maps():
+    scores = torch.randn(2, 1, 14, 14)
+    maps = spatial_softmax(scores.bfloat16())
+    assert maps.dtype == torch.float32 and spatial_softmax(scores.double()).dtype == torch.float64
+    torch.testing.assert_close(maps, spatial_softmax(scores.bfloat16().float()))
+
+
 def make_maps(sizes, channels=4, batch=3):
     return [torch.randn(batch, channels, *size, dtype=torch.float64) for size in sizes]
 

@@ -14,8 +14,9 @@ commands, each with --help:
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
   data cache NAME ROOT  decode the photographs once, for trainings with --cache
+  bench data   measure how fast training images are loaded
 """
-COMMANDS = ("train", "eval", "ablate", "data")
+COMMANDS = ("train", "eval", "ablate", "data", "bench")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,6 +13,7 @@ commands, each with --help:
   ablate GRID  train the rows of an ablation with several seeds, and compare them
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
+  data cache NAME ROOT  decode the photographs once, for trainings with --cache
 """
 COMMANDS = ("train", "eval", "ablate", "data")
 

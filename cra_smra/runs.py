@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from cra_smra.recipes import Recipe
 
 RESULTS = Path(__file__).parent / "results"
+HOW = ("root", "cache", "workers")  # fields of a recipe that say where and how, and change no number
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -115,7 +116,7 @@ def resume_point(run: Path, recipe: Recipe) -> dict[str, object] | None:
     changed = [
         f"{name} {stored.get(name)!r}, now {given[name]!r}"
         for name in given
-        if stored.get(name) != given[name]
+        if name not in HOW and stored.get(name) != given[name]
     ]
     if changed:
         raise ValueError(

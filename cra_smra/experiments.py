@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from cra_smra.model import fuse
-from cra_smra.recipes import Recipe
+from cra_smra.recipes import QUICK, Recipe
 from cra_smra.runs import read_run, write_json
 from cra_smra.train import train
 
 GRIDS = ("table3", "table4", "table5", "ledger", "rates")
-RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
+HERE = {"root": None, "cache": None}  # fields of a recipe that say where images lie, which changes no result
 PLAIN, HEADS, CBAM, CRAM, BOTH, SMRAM = (
     "plain backbone",
     "heads",
@@ -36,6 +36,11 @@ NETWORKS = {
     BOTH: {"method": "cra-smra", "cram": "cram", "smram": True},
     SMRAM: {"method": "cra-smra", "cram": None, "smram": True},
 }
+# Fields that stand in the name of a run, where they are not the paper's.
+NAMED = (
+    *("omega", "omega_warmup", "delta", "gamma", "reduction", "neck", "shared_phi", "smram_norm"),
+    *("pooling", "head", "cosine", "crop"),
+)
 
 
 class Row(NamedTuple):
@@ -54,31 +59,33 @@ class Cell(NamedTuple):
 
 
 def base_recipe(dataset: str) -> Recipe:
-    """What the rows of an ablation have in common: the birds in minutes on two CPU cores, with 3,000 test images so
-    that one run's standard error is below a point; every other set with the paper's recipe.
+    """What the rows of an ablation have in common: the quick recipe where the set has one, else the paper's. The birds
+    get 3,000 test images, so that one run's standard error is below a point, and bf16, twice as fast on some CPUs.
     """
-    if dataset != "birds":
-        return Recipe(dataset=dataset)
-    return Recipe.quick("birds", epochs=12, test_per_class=150, precision="bf16")
+    if dataset == "birds":
+        return Recipe.quick("birds", epochs=12, test_per_class=150, precision="bf16")
+    return Recipe.quick(dataset) if dataset in QUICK else Recipe(dataset=dataset)
 
 
-def grid(name: str, base: Recipe, plain_rate: float | None = None, rates: Sequence[float] = RATES) -> list[Row]:
+def grid(
+    name: str, base: Recipe, plain_rate: float | None = None, rates: Sequence[float] | None = None
+) -> list[Row]:
     """The rows of the grid ``name``, one of GRIDS; all have ``base`` in common, its protocol and budget too.
 
     "table3" switches the modules, "table4" delta, "table5" gamma, "ledger" every other reading of the method that is a
-    field of the recipe, one at a time. "rates" is the search of the learning rates: the plain backbone, the heads and
-    the whole method over the same list of ``rates``, those of the backbone; the other rates keep their ratio to it.
-    ``plain_rate`` is the plain backbone's in "table3": by default that of the base, and on the birds twice as much, as
-    Recipe.quick has it. Raises ValueError for an unknown name.
+    field of the recipe, and the two remedies of ours, one at a time. "rates" is the search of the learning rates: the
+    plain backbone, the heads and the whole method over the same list of ``rates``, those of the backbone, by default
+    from a quarter of the base's to four times it; the other rates keep their ratio to it. ``plain_rate`` is the plain
+    backbone's in "table3", by default the one that Recipe.quick has for it, elsewhere the base's.
+
+    Raises ValueError for an unknown name, for rates that are not positive, and for a search by protocol "paper".
     """
     if name not in GRIDS:
         raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {name!r}")
     whole = replace(base, **NETWORKS[BOTH])
     if name == "table3":
-        factor = 2 if base.dataset == "birds" else 1  # one cross-entropy in place of a sum of weight 7
-        rate = factor * base.lr_backbone if plain_rate is None else plain_rate
         recipes = {row: replace(base, **change) for row, change in NETWORKS.items()}
-        recipes[PLAIN] = with_rate(recipes[PLAIN], rate)
+        recipes[PLAIN] = with_rate(recipes[PLAIN], default_plain_rate(base) if plain_rate is None else plain_rate)
         against = {HEADS: PLAIN, CBAM: HEADS, CRAM: CBAM, BOTH: CRAM, SMRAM: HEADS}
         return [Row(row, recipe, against.get(row)) for row, recipe in recipes.items()]
     if name == "table4":
@@ -87,15 +94,25 @@ def grid(name: str, base: Recipe, plain_rate: float | None = None, rates: Sequen
         return sweep(whole, "gamma", (0.0, 0.5, 1.0, 2.0, 5.0), 1.0)
     if name == "ledger":
         first = "first readings"
-        changed = [(f"{field} {value}", replace(whole, **{field: value})) for field, value in readings(whole)]
+        changed = [(f"{field} {spelt(value)}", replace(whole, **{field: value})) for field, value in readings(whole)]
         return [Row(first, whole), *(Row(row, recipe, first) for row, recipe in changed if recipe != whole)]
     if base.protocol != "clean":
         raise ValueError("rates are chosen on held-out images: protocol must be 'clean', got 'paper'")
     return [
         Row(f"{row}, rate {rate:g}", with_rate(replace(base, **NETWORKS[row]), rate))
         for row in (PLAIN, HEADS, BOTH)
-        for rate in rates
+        for rate in rates or [factor * base.lr_backbone for factor in (0.25, 0.5, 1, 2, 4)]
     ]
+
+
+def default_plain_rate(base: Recipe) -> float:
+    """The base's rate; where there is a quick recipe, as many times that as the quick recipe of the plain backbone has,
+    which learns from one cross-entropy in place of a sum of weight 7.
+    """
+    if base.dataset not in QUICK:
+        return base.lr_backbone
+    plain = Recipe.quick(base.dataset, method="plain")
+    return base.lr_backbone * (plain.lr_backbone / Recipe.quick(base.dataset).lr_backbone)
 
 
 def sweep(base: Recipe, field: str, values: Sequence[float], default: float) -> list[Row]:
@@ -120,6 +137,8 @@ def readings(base: Recipe) -> list[tuple[str, object]]:
         ("normalisation", "half"),
         ("weight_decay", 5e-4 if base.weight_decay == 1e-5 else 1e-5),
         ("cosine", "swinging"),
+        ("smram_norm", "map"),  # ours, as the next
+        ("omega_warmup", base.epochs // 4),
     ]
     if base.dataset != "birds":
         changes.append(("crop", "centre"))
@@ -130,6 +149,8 @@ def readings(base: Recipe) -> list[tuple[str, object]]:
 
 def with_rate(recipe: Recipe, rate: float) -> Recipe:
     """The recipe with ``rate`` for the backbone; the other two learning rates keep their ratio to it."""
+    if not (rate > 0 and recipe.lr_backbone > 0):
+        raise ValueError(f"learning rates must be positive, got {rate} in place of {recipe.lr_backbone}")
     scale = rate / recipe.lr_backbone
     return replace(recipe, lr_backbone=rate, lr_cram=recipe.lr_cram * scale, lr_heads=recipe.lr_heads * scale)
 
@@ -143,24 +164,31 @@ def cells(rows: Sequence[Row], seeds: int) -> list[Cell]:
     ]
 
 
+def portable(recipe: Recipe) -> Recipe:
+    """The recipe without what belongs to one machine: folders, and the folder of a file of weights."""
+    return replace(recipe, **HERE, weights=recipe.weights and Path(recipe.weights).name)
+
+
 def identity(recipe: Recipe) -> dict[str, object]:
-    """The fields that differ from Recipe's defaults, without root: where the images lie changes no result. A field that
-    is new in a later version, at its default, changes no identity either.
+    """The fields of the portable recipe that differ from Recipe's defaults. So a field that is new in a later version,
+    at its default, makes no other cell.
     """
-    return {
-        field.name: getattr(recipe, field.name)
-        for field in fields(recipe)
-        if field.name != "root" and (field.default is MISSING or getattr(recipe, field.name) != field.default)
-    }
+    values = portable(recipe).to_dict()
+    return {field.name: values[field.name] for field in fields(recipe) if values[field.name] != field.default}
+
+
+def spelt(value: object) -> str:
+    """A value as it stands in names: 0.0006 for 0.0006000000000000001."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def cell_name(recipe: Recipe) -> str:
     """A readable name that follows from the recipe alone, so that two grids share the cells that they have in common:
-    modules, learning rate, what is swept, seed and eight digits of a hash of all fields.
+    modules, learning rate, other readings, seed and eight digits of a hash of all fields.
     """
     modules = "-".join(filter(None, (recipe.cram, "smram" if recipe.smram else None))) or "heads"
     parts = ["plain" if recipe.method == "plain" else modules, f"rate{recipe.lr_backbone:g}"]
-    parts += [f"{field}{getattr(recipe, field):g}" for field in ("delta", "gamma") if field in identity(recipe)]
+    parts += [f"{field}-{spelt(value)}" for field, value in identity(recipe).items() if field in NAMED]
     digest = hashlib.sha256(json.dumps(identity(recipe), sort_keys=True).encode()).hexdigest()
     return "-".join([*parts, f"seed{recipe.seed}", digest[:8]])
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from cra_smra.data import DATASETS
-from cra_smra.experiments import GRIDS, RATES, base_recipe, cells, grid, run_cell
+from cra_smra.experiments import GRIDS, base_recipe, cells, grid, run_cell
 from cra_smra.recipes import Recipe
 
 
@@ -37,9 +37,11 @@ def run(argv: list[str]) -> None:
         results: str | None = None
         """Folder of the result files, one folder in it for each grid; OUT/results."""
         plain_rate: float | None = None
-        """table3: learning rate of the plain backbone; that of the others, on the birds twice as much."""
-        rates: tuple[float, ...] = RATES
-        """rates: the learning rates to try."""
+        """table3: learning rate of the plain backbone; by default that of its quick recipe, elsewhere --lr-backbone."""
+        rates: tuple[float, ...] | None = None
+        """rates: what to try as --lr-backbone, by default from a quarter of it to four times it; the other two learning
+        rates keep their ratio to it.
+        """
 
     options = tyro.cli(Ablate, prog="cra-smra ablate", args=argv, config=(tyro.conf.OmitArgPrefixes,))
     out = Path(options.out)

@@ -22,17 +22,8 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from conftest import refused, without_rights
-from cra_smra.data.files import (
-    Archive,
-    Official,
-    download,
-    fetch,
-    locate,
-    read_lines,
-    read_mat,
-    read_table,
-    unpack,
-)
+from cra_smra.data.fetch import download, fetch
+from cra_smra.data.files import Archive, Official, locate, read_lines, read_mat, read_table, unpack
 
 SET = Official(
     name="set",

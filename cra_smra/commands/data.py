@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cra_smra.data.files import fetch
+from cra_smra.data.fetch import fetch
 from cra_smra.data.make import MADE, make
 
 

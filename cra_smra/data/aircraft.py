@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cra_smra.data.files import Archive, Official, existing_folder, locate, read_lines
+from cra_smra.data.archives import Archive
+from cra_smra.data.files import Official, existing_folder, locate, read_lines
 from cra_smra.data.photographs import Listing, decode
 
 AIRCRAFT = Official(

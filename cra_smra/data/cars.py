@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cra_smra.data.files import Archive, Official, existing_folder, read_mat, unpack_all
+from cra_smra.data.archives import Archive, unpack_all
+from cra_smra.data.files import Official, existing_folder, read_mat
 from cra_smra.data.photographs import Listing
 
 LABELS = "cars_test_annos_withlabels.mat"

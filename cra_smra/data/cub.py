@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cra_smra.data.files import Archive, Official, locate, read_lines, read_table
+from cra_smra.data.archives import Archive
+from cra_smra.data.files import Official, locate, read_lines, read_table
 from cra_smra.data.photographs import Listing
 
 CUB = Official(

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import torch
 
-from cra_smra.data.files import Archive, Official, forbidden, locate, read_mat
+from cra_smra.data.archives import Archive
+from cra_smra.data.files import Official, forbidden, locate, read_mat
 from cra_smra.data.photographs import Listing
 
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs"

@@ -8,7 +8,8 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from cra_smra.data.files import CHUNK, Archive, Official, complete_folder, locate, verify, what_is_wrong
+from cra_smra.data.archives import CHUNK, Archive, verify, what_is_wrong
+from cra_smra.data.files import Official, complete_folder, locate
 
 
 def fetch(root: str | Path, official: Official, progress: bool = True) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from cra_smra.data.files import Archive, Official, existing_folder, forbidden, locate, read_lines
+from cra_smra.data.archives import Archive
+from cra_smra.data.files import Official, existing_folder, forbidden, locate, read_lines
 from cra_smra.data.photographs import Listing
 
 GROCERIES = Official(

@@ -10,7 +10,8 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +28,23 @@ class Archive:
     url: str | None = None
     md5: str | None = None
     size: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Archives that are unpacked together into the folder ``into``, which must then hold the entries ``marks``."""
+
+    archives: tuple[tuple[Path, Archive], ...]
+    into: Path
+    marks: tuple[str, ...] = ()
+
+
+class Packed(ValueError):
+    """A set is there, and its archives, those of ``jobs``, are still to be unpacked."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = tuple(jobs)
+        super().__init__(f"{', '.join(str(path) for job in jobs for path, _ in job.archives)}: not unpacked yet")
 
 
 def unpack_all(archives: Sequence[tuple[Path, Archive]], into: Path) -> None:
@@ -88,18 +106,53 @@ def unpack(path: Path, into: Path) -> None:
     """Unpack a .tar, .tar.gz, .tgz or .zip below ``into``. Raises ValueError when it is damaged, or when a member
     would land outside.
     """
-    try:
+    with one_line(path):
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
-                    if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-                        raise ValueError(f"{path} is refused: its member {name!r} would be written outside the folder")
+                    check_name(path, name)
                 archive.extractall(into)
             return
         with tarfile.open(path) as archive:
             archive.extractall(into, filter=inside)
-            while archive.fileobj.read(CHUNK):  # to the end, where a compressed file has its checksum
-                pass
+            read_on(archive)
+
+
+def contents(path: Path, into: Path) -> dict[str, int]:
+    """Names and sizes in bytes of the files in an archive, read through as unpacking it below ``into`` would, and with
+    the same errors; nothing is written.
+    """
+    with one_line(path):
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    check_name(path, name)
+                if broken := archive.testzip():
+                    raise zipfile.BadZipFile(f"Bad CRC-32 for file {broken!r}")
+                return {each.filename: each.file_size for each in archive.infolist() if not each.is_dir()}
+        with tarfile.open(path) as archive:
+            found = {member.name: member.size for member in archive if inside(member, str(into)) and member.isfile()}
+            read_on(archive)
+            return found
+
+
+def check_name(path: Path, name: str) -> None:
+    """Raise ValueError when the member ``name`` of a zip would land outside."""
+    if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+        raise ValueError(f"{path} is refused: its member {name!r} would be written outside the folder")
+
+
+def read_on(archive: tarfile.TarFile) -> None:
+    """Read to the end, where a compressed file has its checksum."""
+    while archive.fileobj.read(CHUNK):
+        pass
+
+
+@contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Raises ValueError for whatever a damaged archive, or a hostile one, raises."""
+    try:
+        yield
     except tarfile.FilterError as error:
         raise ValueError(f"{path} is refused: its member {error.tarinfo.name!r} points outside the folder") from error
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError) as error:

@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cra_smra.data.archives import Archive, unpack_all
+from cra_smra.data.archives import Archive, Job, Packed, unpack_all
+
+UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2")  # ours, and those of browsers
 
 
 @dataclass(frozen=True)
 class Official:
     """What is known of a set: ``folder`` is the folder its archives unpack to, ``marks`` are entries that lie in it,
-    ``classes`` and ``counts`` are those of the complete set, ``source`` says in words where to get it. ``traps`` are
-    entries by which a usual wrong thing is known, each with what to say then.
+    ``classes`` and ``counts`` are those of the complete set, ``per_class`` the least and the most images of a class,
+    ``source`` says in words where to get it. ``traps`` are entries by which a usual wrong thing is known, each with
+    what to say then.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Official:
     source: str
     classes: int
     counts: dict[str, int] = field(default_factory=dict)
+    per_class: dict[str, tuple[int, int]] = field(default_factory=dict)
     traps: dict[str, str] = field(default_factory=dict)
 
     def check_counts(self, split: str, classes: int, images: int, where: Path) -> None:
@@ -42,11 +46,12 @@ class Official:
 # --- finding
 
 
-def locate(root: str | Path, official: Official) -> Path:
+def locate(root: str | Path, official: Official, unpack: bool = True) -> Path:
     """The folder of the set: ``root`` itself, the official folder in it, or one doubled by unpacking into a folder of
     the same name. Archives that lie in ``root`` are unpacked there first.
 
-    Raises ValueError when nothing is found or may not be read, RuntimeError when unpacking fails.
+    Raises ValueError when nothing is found or may not be read, RuntimeError when unpacking fails, and without
+    ``unpack`` Packed instead of unpacking.
     """
     root = existing_folder(root, official)
     try:
@@ -57,7 +62,10 @@ def locate(root: str | Path, official: Official) -> Path:
             if into.exists():
                 lacking = missing_marks(nearest_folder(root, official), official)
                 raise ValueError(f"{into} is incomplete: it lacks {lacking}; remove it, and it is unpacked anew")
-            unpack_all([(root / archive.name, archive) for archive in official.archives], into)
+            archives = tuple((root / archive.name, archive) for archive in official.archives)
+            if not unpack:
+                raise Packed([Job(archives, into, official.marks)])
+            unpack_all(archives, into)
             if found := complete_folder(root, official):
                 return found
             lacking = missing_marks(nearest_folder(root, official), official)
@@ -122,7 +130,7 @@ def what_is_missing(root: Path, official: Official) -> str:
         for entry, text in official.traps.items():
             if (folder / entry).exists():
                 return text
-    if any(part := [name for name in names if name.endswith(".part")]):
+    if part := [name for name in names if name.endswith(UNFINISHED)]:
         return f"{part[0]} is a download that was not finished; run the download again"
     absent = [archive.name for archive in official.archives if archive.name not in names]
     if official.archives and len(absent) < len(official.archives):

@@ -12,6 +12,7 @@ commands, each with --help:
   eval RUN     evaluate a trained run directory
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
+  data check ROOT       look at every list and image of a set and say whether training can start
 """
 COMMANDS = ("train", "eval", "data")
 

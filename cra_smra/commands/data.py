@@ -1,16 +1,20 @@
 """``cra-smra data``."""
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from cra_smra.data.check import check
 from cra_smra.data.fetch import fetch
 from cra_smra.data.make import MADE, make
+from cra_smra.runs import write_json
 
 
 def run(argv: list[str]) -> None:
-    """Make or fetch a data set and print the folder it lies in."""
+    """Make or fetch a data set and print the folder it lies in, or check one and print what was found."""
     Name = Literal["cub", "aircraft", "cars", "dogs", "folder", "groceries"]
 
     @dataclass
@@ -35,8 +39,32 @@ def run(argv: list[str]) -> None:
         root: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
         """The folder in which the archives and the set's own folder are put."""
 
-    options = tyro.extras.subcommand_cli_from_dict({"make": Make, "get": Get}, prog="cra-smra data", args=argv)
+    @dataclass
+    class Check:
+        """Look at a set before training on it: lists, counts, every image, doubles. Exits with 0 if training can
+        start, else with 1.
+        """
+
+        root: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
+        """The folder in which the set lies, as training gets it."""
+        name: Name | None = None
+        """The set that it should be; by default it is recognised."""
+        fast: bool = False
+        """Read sizes and headers alone."""
+        unpack: bool = False
+        """Unpack archives that are still packed."""
+        json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+        """Write the report into this file too."""
+
+    commands = {"make": Make, "get": Get, "check": Check}
+    options = tyro.extras.subcommand_cli_from_dict(commands, prog="cra-smra data", args=argv)
     if isinstance(options, Make):
         print(make(**vars(options)))
-    else:
+    elif isinstance(options, Get):
         print(fetch(options.root, MADE[options.name][0]))
+    else:
+        report = check(options.root, options.name, fast=options.fast, unpack=options.unpack)
+        print(report, flush=True)
+        if options.json:
+            write_json(Path(options.json), report.to_dict())
+        sys.exit(not report.can_train)

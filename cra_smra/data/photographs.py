@@ -15,6 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+ADVICE = ": put the original back, or remove it and its line in the lists"
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -110,7 +112,7 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
         raise ValueError(f"{path} may not be read: its permissions forbid it") from error
     except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         what = "is empty" if os.path.getsize(path) == 0 else f"cannot be decoded ({' '.join(str(error).split())})"
-        raise ValueError(f"{path} {what}: put the original back, or remove it and its line in the lists") from error
+        raise ValueError(f"{path} {what}{ADVICE}") from error
 
 
 class Photographs(Dataset):

@@ -13,6 +13,7 @@ commands, each with --help:
   ablate GRID  train the rows of an ablation with several seeds, and compare them
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
+  data check ROOT       look at every list and image of a set and say whether training can start
   data cache NAME ROOT  decode the photographs once, for trainings with --cache
   bench data   measure how fast training images are loaded
 """

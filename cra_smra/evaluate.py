@@ -16,7 +16,7 @@ from cra_smra.data import Split
 from cra_smra.data.transforms import normalise
 from cra_smra.model import fuse
 from cra_smra.recipes import Recipe
-from cra_smra.runs import load_network, write_whole
+from cra_smra.runs import load_network, read_run, write_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -119,8 +119,8 @@ def region_names(dataset: Split) -> tuple[str, ...]:
     base = dataset.base
     if isinstance(base, Birds):
         return (*PARTS, "object", "background", "distinguishing")
-    if not isinstance(base, Photographs):
-        raise ValueError(f"maps are measured on birds or photographs as they lie on disk, got {type(base).__name__}")
+    if type(base) is not Photographs:  # a cache has other pixels than its boxes speak of
+        raise ValueError("maps are measured on birds, or on photographs without a cache: load the set without one")
     if base.boxes is None:
         raise ValueError("maps cannot be measured on this data set: it has neither boxes nor parts of its images")
     return (*base.part_names, "object", "background")

@@ -20,6 +20,7 @@ from cra_smra.model import CRASMRA, PlainNetwork
 from cra_smra.recipes import Recipe
 
 RESULTS = Path(__file__).parent / "results"
+HOW = ("root", "cache", "workers")  # fields of a recipe that say where and how, and change no number
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -28,11 +29,15 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    with open(partial, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:  # a full disk, say: the part would only take more of it
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -138,7 +143,7 @@ def resume_point(run: Path, recipe: Recipe) -> dict[str, object] | None:
     changed = [
         f"{name} {stored.get(name)!r}, now {given[name]!r}"
         for name in given
-        if stored.get(name) != given[name]
+        if name not in HOW and stored.get(name) != given[name]
     ]
     if changed:
         raise ValueError(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
 from conftest import refused
-from cra_smra import measured_attention
+from cra_smra import Recipe, measured_attention, train
 from cra_smra.attention import attention_maps, overlap, top_pixels
 from cra_smra.cli import main
 from cra_smra.coverage import (
@@ -51,6 +51,23 @@ def quadrant(row, column, size=8):
     mask, half = torch.zeros(1, 1, size, size), size // 2
     mask[0, 0, row * half : (row + 1) * half, column * half : (column + 1) * half] = 1
     return mask
+
+
+def values(tree):
+    """All numbers of a result, by their path."""
+    if isinstance(tree, dict):
+        return {(key, *rest): value for key, part in tree.items() for rest, value in values(part).items()}
+    if isinstance(tree, list):
+        return values(dict(enumerate(tree)))
+    return {(): tree}
+
+
+def assert_close(found, expected):
+    """Two results are the same but for the order of sums."""
+    found, expected = values(found), values(expected)
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        assert found[path] == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value), path
 
 
 # --- cells
@@ -274,6 +291,27 @@ def test_sets_without_boxes_are_refused(tmp_path):
     refused("neither boxes nor parts", region_names, dataset)
 
 
+def test_a_run_trained_from_a_cache_is_measured_on_the_original_images(cub, tmp_path):
+    recipe = Recipe(
+        dataset="cub",
+        root=str(cub),
+        cache=str(tmp_path / "cache"),
+        protocol="paper",
+        backbone="resnet10",
+        weights=None,
+        image_size=64,
+        out_channels=16,
+        epochs=1,
+        batch_size=4,
+        workers=0,
+    )
+    refused("without a cache", region_names, recipe.load("test"))
+    run = train(recipe, tmp_path / "run", progress=False)
+    found = measure_run(run, progress=False)["attention"]
+    dataset = load_dataset("cub", cub, "test", transform=resize_and_crop(64, train=False))
+    assert_close(found, measure(load_network(run)[0], dataset, progress=False))
+
+
 # --- networks
 
 
@@ -287,15 +325,6 @@ def loaded(trained):
 @pytest.fixture(scope="module")
 def measured(loaded):
     return measure(*loaded, images=8, progress=False)
-
-
-def values(tree):
-    """All numbers of a result, by their path."""
-    if isinstance(tree, dict):
-        return {(key, *rest): value for key, part in tree.items() for rest, value in values(part).items()}
-    if isinstance(tree, list):
-        return values(dict(enumerate(tree)))
-    return {(): tree}
 
 
 def test_a_measurement_has_every_map_stage_and_region(measured):
@@ -337,9 +366,7 @@ def test_a_measurement_is_the_mean_over_images_spread_over_the_classes(loaded, m
 
 def test_a_measurement_does_not_depend_on_batches(loaded, measured, monkeypatch):
     monkeypatch.setattr(measured_attention, "BATCH", 3)
-    other = values(measure(*loaded, images=8, progress=False))
-    for path, value in values(measured).items():
-        assert other[path] == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value), path
+    assert_close(measure(*loaded, images=8, progress=False), measured)
 
 
 def test_a_map_drawn_on_the_bird_is_found_there_and_a_map_drawn_beside_it_is_not(birds):
@@ -453,7 +480,7 @@ def test_table_shows_the_numbers_in_percent(measured):
 
 def test_a_run_is_measured_with_its_provenance(trained, measured):
     found = measure_run(trained, images=8, progress=False)
-    assert found["attention"] == measured
+    assert_close(found["attention"], measured)
     assert found["trained"] == json.loads((trained / "run.json").read_text())
     assert found["measured"]["checkpoint"] == "chosen" and "torch" in found["measured"]["versions"]
     assert len(found["measured"]["test_fingerprint"]) == 16

@@ -195,6 +195,9 @@ def test_shared_top_of_equal_disjoint_and_unrelated_maps():
     assert shared_top([first, last]).item() == 0
     assert shared_top([torch.rand(20, 60, 60), torch.rand(20, 60, 60)]).mean().item() == pytest.approx(1 / 9, abs=0.01)
     assert shared_top([first, torch.zeros(1, 5, 5)]).isnan()
+    flat = torch.ones(1, 10, 10)  # every cell belongs to the top fifth by a fifth
+    assert shared_top([flat, flat]).item() == pytest.approx(1)
+    assert shared_top([flat, first]).item() == pytest.approx(20 * 0.2 / (20 + 80 * 0.2))
 
 
 def test_shared_top_of_different_grids_by_hand():
@@ -240,6 +243,7 @@ def test_regions_of_a_bird_are_its_parts(birds):
         whole, background, telling = masks[len(PARTS) :]
         torch.testing.assert_close(whole + background, torch.ones(64, 64))
         assert (masks[: len(PARTS)].sum(dim=0) <= whole + 1e-4).all()
+        assert whole.sum() > 1.02 * masks[: len(PARTS)].sum()  # some of the plumage belongs to no part
         told = birds.base.distinguishing_parts(birds[index][1])
         assert 0 < len(told) < len(PARTS)
         torch.testing.assert_close(telling, sum(masks[PARTS.index(part)] for part in told))

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import refused, without_rights
+from conftest import images, pick, refused, without_rights
 from cra_smra import Recipe
 from cra_smra.cli import main
-from cra_smra.data import READERS, cub, load_dataset, recognise
+from cra_smra.data import READERS, cub, load_dataset, recognise, scan
 from cra_smra.data.cars import LABELS
 from cra_smra.data.check import BATCH, check
 from cra_smra.data.made_vehicles import fill_cars
@@ -31,36 +33,12 @@ from cra_smra.data.report import KINDS, Report, some, span
 SMALL = {"num_classes": 3, "train_per_class": 6, "test_per_class": 3, "size": 64}
 
 
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory) -> dict[str, Path]:
-    """A small copy of every set; tests only read them."""
-    return {name: make(name, tmp_path_factory.mktemp(name), **SMALL) for name in MADE}
-
-
-@pytest.fixture
-def copy(sets, tmp_path) -> Callable[[str], Path]:
-    """The root of a copy to break, below which nothing else lies."""
-    return lambda name: Path(shutil.copytree(sets[name], tmp_path / "root" / sets[name].name)).parent
-
-
 def look(root: Path | str, name: str | None = None, **options) -> Report:
     return check(root, name, progress=False, **options)
 
 
 def kinds(report: Report) -> list[str]:
     return [finding.kind for finding in report.findings]
-
-
-def images(name: str, root: Path, split: str = "train") -> list[Path]:
-    """The files of a split, in the order of its listing."""
-    listing = READERS[name](root, split)
-    return [listing.folder / path for path in listing.paths]
-
-
-def pick(name: str, root: Path, split: str, label: int, number: int = 1) -> Path:
-    """An image of a class; number 0 is the odd one of many a class."""
-    targets = READERS[name](root, split).targets.tolist()
-    return [path for path, target in zip(images(name, root, split), targets, strict=True) if target == label][number]
 
 
 def trains(name: str, root: Path) -> bool:
@@ -96,45 +74,66 @@ def test_the_text_of_a_whole_set_is_this(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_a_whole_set_is_recognised_counted_and_read(sets, name):
-    report = look(sets[name].parent)
+def test_a_whole_set_is_recognised_counted_and_read(made_sets, name):
+    report = look(made_sets[name].parent)
     assert report.set == name and report.can_train and report.classes == 3
     assert all(finding.level == "note" for finding in report.findings)
     assert (report.counts["train"], report.counts["test"]) == (18, 9)
     assert set(report.per_class["train"].values()) == {6} and set(report.per_class["test"].values()) == {3}
-    assert list(report.per_class["test"]) == list(READERS[name](sets[name], "test").classes)
+    assert list(report.per_class["test"]) == list(READERS[name](made_sets[name], "test").classes)
     assert report.images == sum(report.counts.values()) and min(report.sides) == 64
+    if name == "groceries":
+        assert kinds(report) == ["part", "gaps", "validation", "grey"]
+        assert report.of("validation")[0].text.startswith("Black-crowned-Starling: no validation image")
     assert report.official == MADE[name][0].counts and bool(report.of("part")) == (name != "folder")
-    same = look(sets[name], name)  # the set's own folder is a root as well
+    same = look(made_sets[name], name)  # the set's own folder is a root as well
     assert kinds(same) == kinds(report) and same.counts == report.counts and same.folder == report.folder
 
 
-def test_odd_images_of_the_made_sets_are_noted_where_they_lie(sets):
+def test_odd_images_of_the_made_sets_are_noted_where_they_lie(made_sets):
     odd = {"grey", "16-bit", "cmyk", "alpha", "palette", "small", "suffix"}
-    reports = {name: look(sets[name]) for name in MADE}
+    reports = {name: look(made_sets[name]) for name in MADE}
     assert {name: odd & set(kinds(report)) for name, report in reports.items()} == {
         "cub": {"grey"}, "aircraft": set(), "cars": {"grey"}, "dogs": {"alpha", "suffix"}, "folder": {"grey"},
         "groceries": {"grey"}}
     for name in ("cub", "cars", "folder", "groceries"):
         grey = set()
-        for path in (path for split in ("train", "val", "test") if READERS[name](sets[name], split)
-                     for path in images(name, sets[name], split)):
+        for path in (path for split in ("train", "val", "test") if READERS[name](made_sets[name], split)
+                     for path in images(name, made_sets[name], split)):
             with Image.open(path) as image:
-                grey |= {path.relative_to(sets[name]).as_posix()} if image.mode == "L" else set()
+                grey |= {path.relative_to(made_sets[name]).as_posix()} if image.mode == "L" else set()
         assert reports[name].of("grey")[0].files == tuple(sorted(grey)) and grey
 
 
-def test_the_batch_that_is_advised_is_the_largest_that_training_takes(sets, tmp_path):
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_colours_of_sixteen_bits_are_told_from_the_file_and_a_camera_s_two_pictures_are_a_jpeg(tmp_path):
+    """Pillow shows such colours as 8 bits, and writes none, so the file is put together here."""
+    pixels = b"".join(b"\0" + bytes(70 * 6) for _ in range(70))
+    header = struct.pack(">IIBBBBB", 70, 70, 16, 2, 0, 0, 0)  # 16 bits, red, green and blue
+    parts = (b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(pixels)), chunk(b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(b"".join(parts))
+    assert scan.look(tmp_path / "a.png").odd == ("16-bit",)
+    new("RGB").save(tmp_path / "b.jpg", "MPO", save_all=True, append_images=[new("RGB")])
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert image.format == "MPO"
+    assert scan.look(tmp_path / "b.jpg").odd == ()
+
+
+def test_the_batch_that_is_advised_is_the_largest_that_training_takes(made_sets, tmp_path):
     assert BATCH == Recipe().batch_size
-    report = look(sets["cub"])
-    assert report.batch == len(load_dataset("cub", sets["cub"])) == 15
+    report = look(made_sets["cub"])
+    assert report.batch == len(load_dataset("cub", made_sets["cub"])) == 15
     assert str(report).endswith(" --batch-size 15")
     make("cub", tmp_path, num_classes=4, train_per_class=6, test_per_class=1, size=64)
     assert len(load_dataset("cub", tmp_path)) == BATCH and look(tmp_path).batch is None
 
 
-def test_the_report_is_the_same_each_time_and_nothing_is_written(copy):
-    root = copy("dogs")
+def test_the_report_is_the_same_each_time_and_nothing_is_written(copy_of):
+    root = copy_of("dogs")
     for path in images("dogs", root)[3:9]:
         path.write_bytes(b"no image")
 
@@ -147,11 +146,11 @@ def test_the_report_is_the_same_each_time_and_nothing_is_written(copy):
     assert len(broken.files) == 6 and list(broken.files) == sorted(broken.files) and broken.text.endswith("and 3 more)")
 
 
-def test_paths_are_as_the_root_was_given(sets, monkeypatch):
-    monkeypatch.chdir(sets["cars"].parent)
+def test_paths_are_as_the_root_was_given(made_sets, monkeypatch):
+    monkeypatch.chdir(made_sets["cars"].parent)
     here = look(".")
-    assert here.root == "." and here.can_train and str(sets["cars"].parent) not in str(here)
-    monkeypatch.chdir(sets["cars"])
+    assert here.root == "." and here.can_train and str(made_sets["cars"].parent) not in str(here)
+    monkeypatch.chdir(made_sets["cars"])
     assert look("..").findings == here.findings and look("../").can_train
 
 
@@ -258,9 +257,9 @@ DEFECTS = {
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_a_defect_is_found_and_said_to_stop_training_only_if_it_does(copy, defect):
+def test_a_defect_is_found_and_said_to_stop_training_only_if_it_does(copy_of, defect):
     name, plant, expected, words = DEFECTS[defect]
-    root = copy(name)
+    root = copy_of(name)
     before = look(root)
     plant(root)
     report = look(root, name)
@@ -274,9 +273,18 @@ def test_a_defect_is_found_and_said_to_stop_training_only_if_it_does(copy, defec
     assert set(found[0].files) <= there or expected == "missing"
 
 
-def test_several_doubles_are_counted_one_by_one_and_named(copy):
+def test_files_that_a_system_leaves_are_no_images_of_no_list(copy_of):
+    root = copy_of("cub")
+    folder = images("cub", root)[0].parent
+    for name in ("._a.jpg", "Thumbs.db", "README.txt", ".hidden/a.jpg", "more/deeper.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    assert kinds(look(root)) == ["part", "grey"]
+
+
+def test_several_doubles_are_counted_one_by_one_and_named(copy_of):
     """Four equal images: three are too many, whichever is looked at."""
-    root = copy("cub")
+    root = copy_of("cub")
     one, twin, other, test = (pick("cub", root, *which) for which in (
         ("train", 1, 1), ("train", 1, 2), ("train", 2, 1), ("test", 1, 1)))
     for path in (twin, other, test):
@@ -289,8 +297,8 @@ def test_several_doubles_are_counted_one_by_one_and_named(copy):
     assert report.of("conflict")[0].files[1] == other.relative_to(root).as_posix()
 
 
-def test_the_most_important_comes_first(copy):
-    root = copy("cub")
+def test_the_most_important_comes_first(copy_of):
+    root = copy_of("cub")
     images("cub", root)[1].unlink()
     os.truncate(images("cub", root)[2], 300)
     shutil.copy(pick("cub", root, "train", 2, 1), pick("cub", root, "train", 2, 2))
@@ -302,8 +310,8 @@ def test_the_most_important_comes_first(copy):
     assert lines[-1].endswith("put right the 2 lines that say stop, then check again")
 
 
-def test_fast_reads_headers_alone_and_says_so(copy):
-    root = copy("cub")
+def test_fast_reads_headers_alone_and_says_so(copy_of):
+    root = copy_of("cub")
     os.truncate(pick("cub", root, "train", 1), 900)
     shutil.copy(pick("cub", root, "train", 2, 1), pick("cub", root, "train", 2, 2))
     report = look(root, fast=True)
@@ -314,7 +322,7 @@ def test_fast_reads_headers_alone_and_says_so(copy):
     assert [finding.kind for finding in look(root, fast=True).findings if finding.level == "stop"] == ["unreadable"]
 
 
-def test_a_set_with_all_classes_is_held_to_its_published_numbers(sets, monkeypatch):
+def test_a_set_with_all_classes_is_held_to_its_published_numbers(made_sets, monkeypatch):
     official = cub.CUB
 
     def published(**facts):
@@ -324,13 +332,13 @@ def test_a_set_with_all_classes_is_held_to_its_published_numbers(sets, monkeypat
         monkeypatch.setitem(recognise.OFFICIALS, "cub", known)
 
     published(counts={"train": 18, "test": 9}, per_class={"train": (6, 6), "test": (3, 4)})
-    assert kinds(look(sets["cub"])) == ["grey"]
+    assert kinds(look(made_sets["cub"])) == ["grey"]
     published(counts={"train": 18, "test": 9}, per_class={"train": (7, 8), "test": (1, 2)})
-    report = look(sets["cub"])
+    report = look(made_sets["cub"])
     assert kinds(report) == ["counts", "counts", "grey"] and report.can_train
     assert "Starling (6)" in report.findings[0].text and "has 7 to 8 train images a class" in report.findings[0].text
     published(counts={"train": 18, "test": 10}, per_class={})
-    report = look(sets["cub"])
+    report = look(made_sets["cub"])
     assert kinds(report) == ["layout", "grey"] and "has 10 test images, here are 9" in report.findings[0].text
 
 
@@ -451,9 +459,9 @@ def test_one_of_two_sets_can_be_meant(tmp_path):
     assert look(tmp_path, "dogs").can_train
 
 
-def test_folders_that_were_doubled_are_read_and_noted(sets, tmp_path):
-    shutil.copytree(sets["cub"], tmp_path / "a/CUB_200_2011/CUB_200_2011")
-    shutil.copytree(sets["cars"], tmp_path / "b")
+def test_folders_that_were_doubled_are_read_and_noted(made_sets, tmp_path):
+    shutil.copytree(made_sets["cub"], tmp_path / "a/CUB_200_2011/CUB_200_2011")
+    shutil.copytree(made_sets["cars"], tmp_path / "b")
     shutil.move(tmp_path / "b/cars_train", tmp_path / "b/x/cars_train")
     (tmp_path / "b/x").rename(tmp_path / "b/cars_train")
     for root, name in (("a", "cub"), ("a/CUB_200_2011", "cub"), ("b", "cars")):
@@ -463,23 +471,23 @@ def test_folders_that_were_doubled_are_read_and_noted(sets, tmp_path):
     assert not look(tmp_path / "a/CUB_200_2011/CUB_200_2011").of("doubled")
 
 
-def test_both_packagings_of_the_cars_are_known_and_never_mixed(sets, tmp_path):
+def test_both_packagings_of_the_cars_are_known_and_never_mixed(made_sets, tmp_path):
     fill_cars(tmp_path, seed=0, packaging="old", **SMALL)
     report = look(tmp_path)
-    assert report.set == "cars" and report.can_train and report.counts == look(sets["cars"]).counts
-    shutil.copytree(sets["cars"] / "devkit", tmp_path / "devkit")
+    assert report.set == "cars" and report.can_train and report.counts == look(made_sets["cars"]).counts
+    shutil.copytree(made_sets["cars"] / "devkit", tmp_path / "devkit")
     assert "devkit/cars_meta.mat" in look(tmp_path).of("packaging")[0].text
     for name in ("cars_train", "cars_test"):
-        shutil.copytree(sets["cars"] / name, tmp_path / name)
-    shutil.copy(sets["cars"] / LABELS, tmp_path)
+        shutil.copytree(made_sets["cars"] / name, tmp_path / name)
+    shutil.copy(made_sets["cars"] / LABELS, tmp_path)
     report = look(tmp_path)
     assert "car_ims, cars_annos.mat of the old packaging: not read" in report.of("packaging")[0].text
     assert report.can_train
 
 
 @pytest.mark.parametrize(("name", "title"), [("00{}.Auk", "CUB-200-2011"), ("n0208562{}-Shih-Tzu", "Stanford Dogs")])
-def test_class_folders_made_of_an_official_set_are_told_by_their_names(sets, tmp_path, name, title):
-    source = sets["folder"]
+def test_class_folders_made_of_an_official_set_are_told_by_their_names(made_sets, tmp_path, name, title):
+    source = made_sets["folder"]
     for split in ("train", "test"):
         for number, folder in enumerate(sorted((source / split).iterdir())):
             shutil.copytree(folder, tmp_path / split / name.format(number))
@@ -514,23 +522,23 @@ def pack(name: str, folder: Path, root: Path, change: Callable[[dict[str, bytes]
 
 
 @pytest.mark.parametrize("name", ["aircraft", "groceries"])
-def test_an_archive_is_read_through_and_unpacked_only_if_asked_for(sets, tmp_path, name):
-    path = pack(name, sets[name], tmp_path)
+def test_an_archive_is_read_through_and_unpacked_only_if_asked_for(made_sets, tmp_path, name):
+    path = pack(name, made_sets[name], tmp_path)
     for fast in (False, True):
         report = look(tmp_path, fast=fast)
         assert kinds(report) == ["packed"] and report.can_train and report.set == name and report.images == 0
         assert path.name in report.of("packed")[0].text and f"cra-smra train {name} --root" in str(report)
     assert os.listdir(tmp_path) == [path.name]
     report = look(tmp_path, unpack=True)
-    assert report.can_train and not report.of("packed") and report.counts == look(sets[name]).counts
-    assert report.folder.startswith(str(tmp_path / sets[name].name)) and trains(name, tmp_path)
+    assert report.can_train and not report.of("packed") and report.counts == look(made_sets[name]).counts
+    assert report.folder.startswith(str(tmp_path / made_sets[name].name)) and trains(name, tmp_path)
 
 
-def test_archives_of_the_cars_are_read_through_and_unpacked(sets, tmp_path):
+def test_archives_of_the_cars_are_read_through_and_unpacked(made_sets, tmp_path):
     for folder, name in (("cars_train", "cars_train"), ("cars_test", "cars_test"), ("devkit", "car_devkit")):
-        shutil.make_archive(str(tmp_path / name), "gztar", sets["cars"], folder)
+        shutil.make_archive(str(tmp_path / name), "gztar", made_sets["cars"], folder)
         (tmp_path / f"{name}.tar.gz").rename(tmp_path / f"{name}.tgz")
-    shutil.copy(sets["cars"] / LABELS, tmp_path)
+    shutil.copy(made_sets["cars"] / LABELS, tmp_path)
     before = sorted(os.listdir(tmp_path))
     report = look(tmp_path)
     assert report.set == "cars" and report.can_train and kinds(report) == ["packed"]
@@ -563,6 +571,12 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def change_member(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 1
+    path.write_bytes(data)
+
+
 FAULTS = {
     "lists are missing": ("aircraft", drop("variants.txt"), None,
                           "does not hold FGVC-Aircraft 2013b: no data/variants.txt"),
@@ -573,23 +587,30 @@ FAULTS = {
     "a member above in a zip": ("groceries", put("a/../../evil.txt"), None, "is refused: its member"),
     "cut": ("aircraft", lambda files: None, cut, "is damaged or no archive"),
     "cut zip": ("groceries", lambda files: None, cut, "is damaged or no archive"),
+    "a wrong checksum in a zip": ("groceries", lambda files: None, change_member, "Bad CRC"),
     "a wrong checksum": ("aircraft", lambda files: None, flip, "CRC"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_archive_stops_training_as_unpacking_it_would(sets, tmp_path, fault):
+def test_a_faulty_archive_stops_training_as_unpacking_it_would(made_sets, tmp_path, fault):
     name, change, damage, words = FAULTS[fault]
-    path = pack(name, sets[name], tmp_path, change)
+    path = pack(name, made_sets[name], tmp_path, change)
     if damage:
         damage(path)
     report = look(tmp_path)
     assert kinds(report) == ["archive"] and words in report.findings[0].text, report.findings[0].text
-    assert not report.can_train and os.listdir(tmp_path) == [path.name] and not trains(name, tmp_path)
+    assert not report.can_train and look(tmp_path, unpack=True).findings == report.findings
+    assert os.listdir(tmp_path) == [path.name] and not trains(name, tmp_path)
 
 
-def test_size_and_md5_of_an_archive_are_compared_with_the_official_ones(sets, tmp_path, monkeypatch):
-    path = pack("cub", sets["cub"], tmp_path)
+def test_files_beside_the_folder_in_an_archive_do_no_harm(made_sets, tmp_path):
+    pack("aircraft", made_sets["aircraft"], tmp_path, put("notes.txt"))
+    assert look(tmp_path).can_train and trains("aircraft", tmp_path) and look(tmp_path).can_train
+
+
+def test_size_and_md5_of_an_archive_are_compared_with_the_official_ones(made_sets, tmp_path, monkeypatch):
+    path = pack("cub", made_sets["cub"], tmp_path)
     report = look(tmp_path)
     assert kinds(report) == ["archive"] and "instead of 1,150,585,339 bytes: remove it" in report.findings[0].text
 
@@ -605,17 +626,17 @@ def test_size_and_md5_of_an_archive_are_compared_with_the_official_ones(sets, tm
     assert look(tmp_path).can_train
 
 
-def test_room_on_the_disk_and_the_right_to_write_are_asked_for(sets, tmp_path, monkeypatch, open_folder):
-    pack("aircraft", sets["aircraft"], tmp_path)
+def test_room_on_the_disk_and_the_right_to_write_are_asked_for(made_sets, tmp_path, monkeypatch, open_folder):
+    pack("aircraft", made_sets["aircraft"], tmp_path)
     usage, total = namedtuple("Usage", "total used free"), sum(
-        path.stat().st_size for path in sets["aircraft"].rglob("*") if path.is_file())
+        path.stat().st_size for path in made_sets["aircraft"].rglob("*") if path.is_file())
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, total - 1))
         report = look(tmp_path)
         assert kinds(report) == ["room"] and f"unpacking takes {total:,}: make room" in report.findings[0].text
         patch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, total))
         assert look(tmp_path).can_train
-    pack("aircraft", sets["aircraft"], open_folder)
+    pack("aircraft", made_sets["aircraft"], open_folder)
     other = open_folder / "other"
     other.mkdir()
     open_folder.chmod(0o555)
@@ -628,6 +649,7 @@ def test_room_on_the_disk_and_the_right_to_write_are_asked_for(sets, tmp_path, m
 
 
 def test_words_of_the_text():
+    assert not Report("x").can_train and Report("x", set="cub").can_train
     assert (span([3, 5, 4]), span([7, 7])) == ("3 to 5", "7")
     assert some("abc") == "a, b, c" and some(map(str, range(1203))) == "0, 1, 2 and 1,200 more"
 
@@ -639,8 +661,8 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
     return stop.value.code or 0, captured.out, captured.err
 
 
-def test_the_command_prints_the_report_and_its_code_says_whether_training_can_start(capsys, copy, tmp_path):
-    root = copy("dogs")
+def test_the_command_prints_the_report_and_its_code_says_whether_training_can_start(capsys, copy_of, tmp_path):
+    root = copy_of("dogs")
     code, output, _ = run(capsys, str(root), "--json", str(tmp_path / "a/report.json"))
     report = look(root)
     assert code == 0 and output == f"{report}\n"
@@ -663,8 +685,8 @@ def test_wrong_usage_is_2(capsys, arguments):
     assert code == 2 and output == ""
 
 
-def test_a_report_that_cannot_be_written_is_one_line(capsys, sets, tmp_path):
+def test_a_report_that_cannot_be_written_is_one_line(capsys, made_sets, tmp_path):
     (tmp_path / "file").write_text("x")
-    code, output, errors = run(capsys, str(sets["cub"]), "--json", str(tmp_path / "file" / "report.json"))
+    code, output, errors = run(capsys, str(made_sets["cub"]), "--json", str(tmp_path / "file" / "report.json"))
     assert code == 1 and "training can start" in output and errors.splitlines()[-1].startswith("cra-smra: ")
     assert os.listdir(tmp_path) == ["file"]

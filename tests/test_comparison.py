@@ -41,9 +41,10 @@ def store(tmp_path, monkeypatch):
 
 def row(name: str, dataset: str = "cub") -> list[str]:
     """The cells of one row of the table."""
-    lines = [line for line in paper_beside_ours(dataset).splitlines() if line.startswith(f"| {name} ")]
-    assert len(lines) == 1
-    return [cell.strip() for cell in lines[0].strip("|").split("|")][1:]
+    lines = paper_beside_ours(dataset).splitlines()
+    found = [cells for line in lines if (cells := [cell.strip() for cell in line.strip("|").split("|")])[0] == name]
+    assert len(found) == 1
+    return found[0][1:]
 
 
 FULL = "ResNet-50 + CRAM + SMRAM"

@@ -115,7 +115,7 @@ def budget_table(dataset: str) -> str:
     total = sum(official.counts.values())
     return (
         f"{table(rows)}\n\n{official.title}: {total:,} photographs, a cache of {cache_bytes(dataset) / 1e9:.1f} GB. "
-        f"Throughput is assumed:\nfrom {throughput()['reached']:.0%} of its ceiling to all of it."
+        f"Throughput is assumed:\nfrom {100 * throughput()['reached']:.0f} % of its ceiling to all of it."
     )
 
 

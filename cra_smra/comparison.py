@@ -48,7 +48,7 @@ def paper_beside_ours(dataset: str) -> str:
         f"{official.title}, {test:,} test images; one binomial standard error at {accuracy} % is {error:.2f} points.",
         *numbers["notes"][dataset],
         f"The paper: {numbers['source']}.",
-        f"  inferred: {numbers['status']['inferred']}; {numbers['agreeing_differences'][dataset]} of them agree here.",
+        f"  inferred: {from_differences(numbers['differences'][dataset])}; {numbers['status']['inferred']}.",
         *(f"  {word}: {numbers['status'][word]}." for word in ("bound", "unknown")),
         *below,
     ]
@@ -137,6 +137,13 @@ def spread(accuracies: list[float]) -> str:
     """Mean, and the standard deviation where there are several, in percent."""
     deviation = f" ± {100 * stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
     return f"{100 * mean(accuracies):.1f}{deviation}"
+
+
+def from_differences(count: int) -> str:
+    """What a number follows from that the paper does not print where we can read it."""
+    return f"from {count} differences that the text states, all in agreement" if count > 1 else (
+        "from one difference that the text states"
+    )
 
 
 def published_cell(row: dict[str, object], dataset: str) -> str:

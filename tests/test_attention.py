@@ -263,7 +263,10 @@ def test_a_plain_network_has_two_kinds_of_map(backbone):
 def test_channel_mean_is_the_mean_of_what_the_stage_puts_out(images):
     for built in (network(), network("cbam"), plain()):
         seen = []
-        hooks = [module.register_forward_hook(lambda *call, seen=seen: seen.append(call[-1])) for module in stage_modules(built)]
+        hooks = [
+            module.register_forward_hook(lambda *call, seen=seen: seen.append(call[-1]))
+            for module in stage_modules(built)
+        ]
         with torch.no_grad():
             built(images)
         for hook in hooks:

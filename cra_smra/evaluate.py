@@ -4,7 +4,6 @@ numbers drawn from them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from cra_smra.data import Split
 from cra_smra.data.transforms import normalise
 from cra_smra.model import fuse
 from cra_smra.recipes import Recipe
-from cra_smra.runs import read_checkpoint, read_run, write_whole
+from cra_smra.runs import load_network, read_run, write_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -103,19 +102,13 @@ def evaluate(
     is not the one that the run was trained on.
     """
     run = Path(run)
-    record = read_run(run)
-    recipe = Recipe.from_dict(record["recipe"])
-    state = read_checkpoint(run / "checkpoints" / f"{checkpoint}.pt")
+    network, recipe, classes = load_network(run, checkpoint)
     dataset = recipe.load(split)
-    if list(dataset.classes) != record["dataset"]["classes"]:
+    if list(dataset.classes) != classes:
         raise ValueError(f"the classes of {recipe.dataset} are not those that {run} was trained on")
     accelerator = make_accelerator(recipe)
-    model = replace(recipe, weights=None).build(
-        len(dataset.classes)
-    )  # the checkpoint replaces all weights
-    model.load_state_dict(state["model"])
     loader = make_loader(dataset, EVAL_BATCH, recipe.workers)
-    model, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), loader)
+    model, loader = accelerator.prepare(network.to(memory_format=torch.channels_last), loader)
     predictions = predict_split(model, loader, accelerator, recipe.normalisation)
     if accelerator.is_main_process:
         write_predictions(
@@ -123,6 +116,57 @@ def evaluate(
             predictions,
         )
     return metrics(predictions)
+
+
+WHERE_AND_HOW = ("protocol", "root", "cache", "workers")  # recipe fields that do not make it another experiment
+
+
+def compare_protocols(clean: str | Path, paper: str | Path) -> dict[str, float | int]:
+    """One recipe under both protocols, from two finished run directories: accuracies in
+    [0, 1] on the same test images.
+
+    ``clean`` is that of the epoch chosen on held-out images, ``paper`` that of the last
+    epoch after training on everything, ``best`` that of the best test epoch, an upper
+    bound, since the test images chose it. ``gap`` is ``best`` - ``clean``: what a table
+    of best test epochs promises beyond what a clean choice delivers; ``selection`` is
+    ``best`` - ``paper``, the part of it that is due to looking. ``standard_error`` is the
+    binomial one of ``clean``. Raises ValueError when the runs are not finished, not of
+    these protocols, or not of the same recipe.
+    """
+    records = {}
+    for protocol, run in (("clean", clean), ("paper", paper)):
+        record = records[protocol] = read_run(run)
+        if record["recipe"]["protocol"] != protocol:
+            raise ValueError(
+                f"{run} was trained by protocol {record['recipe']['protocol']}: "
+                "give a run of 'clean', then one of 'paper'"
+            )
+        if record["status"] != "finished":
+            raise ValueError(f"{run} is not finished: give the command that trains it again")
+    one, other = (record["recipe"] for record in records.values())
+    differing = [
+        name
+        for name in sorted(one.keys() | other.keys())
+        if name not in WHERE_AND_HOW and one.get(name) != other.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{clean} and {paper} differ in {', '.join(differing)}: only the protocol may differ"
+        )
+    results = {name: record["result"] for name, record in records.items()}
+    test = results["clean"]["test"]
+    last, best = results["paper"]["test"]["accuracy"], results["paper"]["upper_bound_best_test_epoch"]
+    return {
+        "clean": test["accuracy"],
+        "paper": last,
+        "best": best,
+        "gap": best - test["accuracy"],
+        "selection": best - last,
+        "standard_error": test["standard_error"],
+        "images": test["images"],
+        "clean_epoch": results["clean"]["chosen_epoch"],
+        "paper_epoch": results["paper"]["chosen_epoch"],
+    }
 
 
 def write_predictions(path: Path, predictions: dict[str, Tensor]) -> None:

@@ -121,8 +121,8 @@ class CRASMRA(Classifier):
     """Backbone, CRAM after stages 3, 4 and 5, four classifiers, and in training SMRAM.
 
     ``backbone``, ``weights`` and ``final_norm`` go to ``Backbone``, ``reduction``,
-    ``omega``, ``delta`` and ``neck`` to ``CRAM``, ``shared_phi`` to
-    ``SMRAM``. ``cram="cbam"`` puts CBAM in CRAM's place, ``cram=None`` only the
+    ``omega``, ``delta`` and ``neck`` to ``CRAM``, ``shared_phi``
+    and ``smram_norm`` to ``SMRAM``. ``cram="cbam"`` puts CBAM in CRAM's place, ``cram=None`` only the
     convolution; ``smram=False`` leaves SMRAM out: the rows of the paper's Table 3.
     ``out_channels`` is C_a, ``pooling`` and ``head`` shape the classifiers.
 
@@ -145,6 +145,7 @@ class CRASMRA(Classifier):
         delta: float = 0.9,
         neck: str = "conv1x1",
         shared_phi: bool = False,
+        smram_norm: str = "batch",
         pooling: str = "max",
         head: str = "mlp",
         final_norm: bool = True,
@@ -179,7 +180,9 @@ class CRASMRA(Classifier):
             raise ValueError(f"cram must be 'cram', 'cbam' or None, got {cram!r}")
         self.cram = nn.ModuleList(modules)
         self.smram = (
-            SMRAM(out_channels, len(modules), shared_phi=shared_phi) if smram else None
+            SMRAM(out_channels, len(modules), shared_phi=shared_phi, norm=smram_norm)
+            if smram
+            else None
         )
         self.heads = nn.ModuleList(
             classifier(out_channels, num_classes, head) for _ in modules

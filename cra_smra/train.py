@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from cra_smra.attention import entropy, overlap
+from cra_smra.cram import CRAM
 from cra_smra.data.transforms import normalise
 from cra_smra.evaluate import (
     EVAL_BATCH,
@@ -115,6 +116,8 @@ def train_epoch(
         waited += time.perf_counter() - asked
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * cosine_factor(epoch * steps + index, period)
+        if recipe.omega_warmup:
+            set_omega(model, recipe.omega * min(1, (epoch + index / steps) / recipe.omega_warmup))
         output = model(
             normalise(images, recipe.normalisation).contiguous(memory_format=torch.channels_last)
         )
@@ -144,6 +147,13 @@ def train_epoch(
         "images_per_s": steps * recipe.batch_size * accelerator.num_processes / seconds,
         "waiting": waited / seconds,
     }
+
+
+def set_omega(model: nn.Module, omega: float) -> None:
+    """Give every CRAM of the network this omega."""
+    for module in model.modules():
+        if isinstance(module, CRAM):
+            module.omega = omega
 
 
 def finite(loss: float, epoch: int, step: int) -> float:
@@ -179,7 +189,7 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
 
     run = Path(run)
     state = resume_point(run, recipe)
-    if state is not None and read_run(run)["status"] == "finished":
+    if (run / "run.json").is_file() and read_run(run)["status"] == "finished":  # last.pt may be gone
         return run
     accelerator = make_accelerator(recipe)
     watched = "val" if recipe.protocol == "clean" else "test"
@@ -257,6 +267,7 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
             accelerator.wait_for_everyone()
 
     network.load_state_dict(read_checkpoint(run / "checkpoints" / "chosen.pt")["model"])
+    set_omega(network, recipe.omega)
     test_loader = accelerator.prepare(
         make_loader(recipe.load("test"), EVAL_BATCH, recipe.workers)
     )
@@ -281,8 +292,10 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
 
 def chosen(history: list[dict[str, object]], recipe: Recipe) -> int:
     """The epoch that the protocol reports, from 1: the last, or the first of the best
-    on the held-out images.
+    on the held-out images; 0 as long as omega grows.
     """
     if recipe.protocol == "paper":
         return len(history)
-    return max(history, key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"]
+    if len(history) <= recipe.omega_warmup:
+        return 0
+    return max(history[recipe.omega_warmup :], key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"]

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from conftest import tiny
-from cra_smra import load_dataset, train
+from cra_smra import CRAM, load_dataset, train
 from cra_smra.evaluate import make_accelerator, make_loader
 from cra_smra.runs import read_run, resume_point
 from cra_smra.train import chosen, cosine_factor, parameter_groups, train_epoch
@@ -102,6 +102,28 @@ def test_the_protocol_chooses_the_epoch():
     history = [{"epoch": 1, "val_accuracy": 0.5}, {"epoch": 2, "val_accuracy": 0.7}, {"epoch": 3, "val_accuracy": 0.7}]
     assert chosen(history, tiny()) == 2  # the first of the best
     assert chosen(history, tiny(protocol="paper")) == 3
+
+
+def test_omega_grows_and_no_epoch_is_chosen_before_it_is_there(tmp_path):
+    history = [{"epoch": k + 1, "val_accuracy": value} for k, value in enumerate((0.9, 0.7, 0.8))]
+    assert [chosen(history[:n], tiny(omega_warmup=1)) for n in (1, 2, 3)] == [0, 2, 3]
+    used = []
+
+    def note(module, *call):
+        if isinstance(module, CRAM) and module.training:
+            used.append(module.omega)
+
+    recipe = tiny(omega_warmup=1, epochs=2, omega=0.8)
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        run = train(recipe, tmp_path / "run", progress=False)
+    finally:
+        hook.remove()
+    steps = 44 // recipe.batch_size  # 48 training images, 4 held out
+    assert used[::3] == pytest.approx([0.8 * i / steps for i in range(steps)] + [0.8] * steps)  # three CRAMs a step
+    assert read_run(run)["result"]["chosen_epoch"] == 2
+    with pytest.raises(ValueError, match="omega_warmup must be from 0 to epochs - 1 = 2, got 3"):
+        tiny(omega_warmup=3)
 
 
 def test_protocol_paper_reports_the_last_epoch_and_shows_the_best_as_a_bound(tmp_path):

@@ -31,13 +31,20 @@ def run(argv: list[str]) -> None:
             "The plain backbone on the drawn birds.",
             Train(Recipe.quick("birds", method="plain")),
         ),
+        "groceries": (
+            "CRA-SMRA on the Grocery Store Dataset, minutes on two CPU cores; --root is its folder.",
+            Train(Recipe.quick("groceries")),
+        ),
+        "groceries-plain": (
+            "The plain backbone on the Grocery Store Dataset.",
+            Train(Recipe.quick("groceries", method="plain")),
+        ),
     }
     for name, text in (
         ("cub", "CUB-200-2011 with the paper's recipe; --root is its folder."),
         ("aircraft", "FGVC-Aircraft with the paper's recipe; --root is its folder."),
         ("cars", "Stanford Cars with the paper's recipe; --root is its folder."),
         ("dogs", "Stanford Dogs with the paper's recipe; --root is its folder."),
-        ("groceries", "The Grocery Store Dataset; --root is its folder."),
         ("folder", "Photographs of your own: --root holds train/CLASS/*.jpg and test/CLASS/*.jpg."),
     ):
         choices[name] = (text, Train(Recipe(dataset=name)))

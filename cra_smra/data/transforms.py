@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "lite": ((127 / 255,) * 3, (128 / 255,) * 3),
 }
 
 
@@ -19,9 +20,9 @@ def normalise(images: Tensor, statistics: str = "imagenet") -> Tensor:
     """uint8 images (B, 3, H, W), 0 to 255, to float32 with the given statistics, on the
     device they lie on.
 
-    ``statistics`` is "imagenet", or "half" (0.5 for mean and deviation, as FBSD does).
-    Raises ValueError otherwise, and for images that are not uint8: normalising twice
-    would go unnoticed.
+    ``statistics`` is "imagenet", "half" (0.5 for mean and deviation, as FBSD does) or
+    "lite" ((x - 127) / 128, what EfficientNet-Lite was trained with). Raises ValueError
+    otherwise, and for images that are not uint8: normalising twice would go unnoticed.
     """
     if statistics not in STATISTICS:
         raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")

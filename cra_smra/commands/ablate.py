@@ -1,0 +1,57 @@
+"""``cra-smra ablate``."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from cra_smra.data import DATASETS
+from cra_smra.experiments import GRIDS, base_recipe, cells, grid, run_cell
+from cra_smra.recipes import Recipe
+
+
+def run(argv: list[str]) -> None:
+    """Run the cells of a grid that are not there yet."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # the base decides the other defaults
+    first.add_argument("--base", default="birds")
+    base = first.parse_known_args(argv)[0].base
+    start = base_recipe(base if base in DATASETS else "birds")  # tyro answers a wrong name below
+
+    @dataclass
+    class Ablate:
+        """Train every row of a grid with several seeds. Given again after an interruption, the command goes on."""
+
+        grid: Annotated[Literal[GRIDS], tyro.conf.Positional]
+        """table3: the modules. table4: delta. table5: gamma. ledger: the other readings, one at a time. rates: search
+        of the learning rates.
+        """
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: start)
+        base: Literal[DATASETS] = "birds"
+        """The data set, whose recipe all rows have in common; any of its fields is an option."""
+        seeds: int | None = None
+        """How many, from --seed on: 5, and 1 for rates."""
+        out: str = "runs/ablate"
+        """Folder of the run directories."""
+        results: str | None = None
+        """Folder of the result files, one folder in it for each grid; OUT/results."""
+        plain_rate: float | None = None
+        """table3: learning rate of the plain backbone; by default that of its quick recipe, elsewhere --lr-backbone."""
+        rates: tuple[float, ...] | None = None
+        """rates: what to try as --lr-backbone, by default from a quarter of it to four times it; the other two learning
+        rates keep their ratio to it.
+        """
+
+    options = tyro.cli(Ablate, prog="cra-smra ablate", args=argv, config=(tyro.conf.OmitArgPrefixes,))
+    out = Path(options.out)
+    folder = Path(options.results or out / "results") / options.grid
+    rows = grid(options.grid, options.recipe, options.plain_rate, options.rates)
+    todo = cells(rows, options.seeds or (1 if options.grid == "rates" else 5))
+
+    from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
+
+    with tqdm(todo, unit="cell") as bar:
+        for number, cell in enumerate(bar, start=1):
+            bar.set_description(f"cell {number} of {len(todo)}: {cell.row.name}, seed {cell.recipe.seed}")
+            run_cell(cell, rows, out, folder)

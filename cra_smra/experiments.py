@@ -194,28 +194,32 @@ def cell_name(recipe: Recipe) -> str:
 
 
 def run_cell(cell: Cell, rows: Sequence[Row], out: Path, results: Path, *, progress: bool = False) -> dict[str, object]:
-    """The result of one cell: read from the folder ``results`` if it is there or if another grid beside it has it, else
-    trained in a folder of ``out`` and written.
+    """The result of one cell: read if it is there, else trained in a folder of ``out`` and written into ``results``.
 
-    An interrupted training goes on; one that is finished is not repeated. Raises ValueError when a file of that name
-    holds another recipe.
+    An interrupted training goes on; one that is finished is not repeated. A training whose loss is no longer finite is
+    a result too, of status "diverged" and without accuracies. Raises ValueError when a file of that name holds another
+    recipe.
     """
     name = cell_name(cell.recipe)
-    path = results / f"{name}.json"
-    places = [path, *sorted(results.parent.glob(f"*/{name}.json"))]
-    place = next((place for place in places if place.is_file()), None)
-    if place is None:
-        run, peak = train_cell(cell.recipe, out / name, progress)
-        result = describe(run, peak)
-        (run / "checkpoints" / "last.pt").unlink(missing_ok=True)  # two thirds of the run's size, needed to resume only
-    else:
-        result = read_result(place, cell.recipe)
-    result = {"row": cell.row.name, "against": cell.row.against, "rows": [row.name for row in rows]} | {
-        key: value for key, value in result.items() if key not in ("row", "against", "rows")
-    }
-    if place != path:
-        write_json(path, result)
+    result = stored_cell(cell, rows, results)
+    if result is None:
+        result = heading(cell.row, rows) | train_cell(cell.recipe, out / name, progress)
+        (out / name / "checkpoints" / "last.pt").unlink(missing_ok=True)  # two thirds of its size, for resuming only
+    if not (results / f"{name}.json").is_file():
+        write_json(results / f"{name}.json", result)
     return result
+
+
+def stored_cell(cell: Cell, rows: Sequence[Row], results: Path) -> dict[str, object] | None:
+    """The result of one cell in the folder ``results`` or in another grid's folder beside it; None if there is none."""
+    name = f"{cell_name(cell.recipe)}.json"
+    place = next((path for path in (results / name, *sorted(results.parent.glob(f"*/{name}"))) if path.is_file()), None)
+    return None if place is None else read_result(place, cell.recipe) | heading(cell.row, rows)
+
+
+def heading(row: Row, rows: Sequence[Row]) -> dict[str, object]:
+    """What a result file says of its place in a table, so that tables can be made from result files alone."""
+    return {"row": row.name, "against": row.against, "rows": [row.name for row in rows]}
 
 
 def read_result(path: Path, recipe: Recipe) -> dict[str, object]:
@@ -230,22 +234,30 @@ def read_result(path: Path, recipe: Recipe) -> dict[str, object]:
     return result
 
 
-def train_cell(recipe: Recipe, run: Path, progress: bool) -> tuple[Path, int | None]:
-    """Train, or go on; returns the run directory and the peak of the GPU's memory in bytes, None where there is no GPU
-    or nothing was left to train.
-    """
-    if (run / "run.json").is_file() and read_run(run)["status"] == "finished":
-        return train(recipe, run, progress=progress), None
-    if not torch.cuda.is_available():
-        return train(recipe, run, progress=progress), None
-    torch.cuda.reset_peak_memory_stats()
-    return train(recipe, run, progress=progress), torch.cuda.max_memory_allocated()
+def train_cell(recipe: Recipe, run: Path, progress: bool) -> dict[str, object]:
+    """Train, or go on, and return what there is to keep of the run."""
+    there = (run / "run.json").is_file() and read_run(run)["status"] == "finished"
+    measured = torch.cuda.is_available() and not there
+    if measured:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        train(recipe, run, progress=progress)
+    except FloatingPointError as error:
+        return machine_free(read_run(run)) | {"status": "diverged", "reason": str(error)}
+    return describe(run, torch.cuda.max_memory_allocated() if measured else None)
+
+
+def machine_free(record: dict[str, object]) -> dict[str, object]:
+    """A run.json for keeping: without folders of one machine, and without the list of classes, which may be long."""
+    dataset = {key: value for key, value in record["dataset"].items() if key != "classes"}
+    return record | {"recipe": portable(Recipe.from_dict(record["recipe"])).to_dict(), "dataset": dataset}
 
 
 def describe(run: Path, peak: int | None = None) -> dict[str, object]:
     """What a finished run directory says, small enough to keep: run.json, the held-out accuracy of the chosen epoch,
     the last epoch's attention, operations and memory, and which test images were right.
 
+    ``peak``, the largest memory of the GPU in bytes, is None where there is no GPU or the run was there already.
     ``flops`` are those of one image's forward pass in evaluation mode, a multiplication and an addition counted as two.
     ``right`` is one bit for each test image, packed, in hexadecimal digits; ``right_images`` reads it.
     """
@@ -257,13 +269,13 @@ def describe(run: Path, peak: int | None = None) -> dict[str, object]:
             torch.from_numpy(arrays[name]) for name in ("stage_logits", "overall_logits", "targets")
         )
     right = (fuse(stages, overall).argmax(dim=1) == targets).numpy()  # (N,)
-    kept = ("suppressed", "overlap", "entropy", "diversity_loss", "train_accuracy")
-    record["recipe"] = record["recipe"] | {"root": None}
-    record["dataset"] = {key: value for key, value in record["dataset"].items() if key != "classes"}
-    return record | {
+    kept = ("train_accuracy", "suppressed")
+    if "overlap" in history[-1]:  # there is SMRAM
+        kept += ("overlap", "entropy", "diversity_loss")
+    return machine_free(record) | {
         "held_out_accuracy": history[record["result"]["chosen_epoch"] - 1].get("val_accuracy"),
         "last_epoch": {name: history[-1][name] for name in kept if name in history[-1]},
-        "flops": count_flops(recipe, len(read_run(run)["dataset"]["classes"])),
+        "flops": count_flops(recipe, len(record["dataset"]["classes"])),
         "peak_memory_bytes": peak,
         "right": np.packbits(right).tobytes().hex(),
     }

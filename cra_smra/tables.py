@@ -1,4 +1,4 @@
-"""Tables of an ablation, from its result files alone: means and spreads over seeds, and how sure the differences are."""
+"""Tables of an ablation, from its result files alone: means and spreads over seeds, how sure differences are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cra_smra.experiments import GRIDS, NETWORKS, base_recipe, grid, identity, right_images
+from cra_smra.experiments import identity, right_images
+from cra_smra.grids import GRIDS, NETWORKS, base_recipe, grid
 from cra_smra.recipes import Recipe
 from cra_smra.runs import stored_results
 from cra_smra.statistics import crossed_interval, mcnemar, mean_and_deviation, t_interval
@@ -196,7 +197,8 @@ ACCURACY: Columns = {
     "against": against,
     "difference": lambda row: percent(row["difference"], "+"),
     "95 % over seeds": lambda row: interval(row["over_seeds"]),
-    "95 % over seeds and images": lambda row: "one seed: " * (len(row["paired_seeds"]) == 1) + interval(row["over_both"]),
+    "95 % over seeds and images": lambda row: "one seed: " * (len(row["paired_seeds"]) == 1)
+    + interval(row["over_both"]),
 }
 COST: Columns = {
     "row": lambda row: row["row"],

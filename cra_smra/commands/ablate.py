@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from cra_smra.data import DATASETS
-from cra_smra.experiments import GRIDS, base_recipe, cells, grid, run_cell, stored_cell
+from cra_smra.experiments import cells, run_cell, stored_cell
+from cra_smra.grids import GRIDS, base_recipe, grid
 from cra_smra.recipes import Recipe
 from cra_smra.runs import write_json, write_whole
 from cra_smra.tables import ACCURACY, ATTENTION, COST, HELD_OUT, comma_separated, markdown, sources, table
@@ -53,7 +54,8 @@ def run(argv: list[str]) -> None:
     out = Path(options.out)
     folder = Path(options.results or out / "results") / options.grid
     rows = grid(options.grid, options.recipe, options.plain_rate, options.rates)
-    todo = cells(rows, options.seeds or (1 if options.grid == "rates" else 5))
+    usual = 1 if options.grid == "rates" else 5
+    todo = cells(rows, usual if options.seeds is None else options.seeds)
 
     if options.show:
         found = [result for cell in todo if (result := stored_cell(cell, rows, folder))]

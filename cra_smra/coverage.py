@@ -73,7 +73,7 @@ def coverage(maps: Tensor, masks: Tensor, share: float = 0.2) -> Coverage:
     """
     cells = F.adaptive_avg_pool2d(masks.float(), maps.shape[1:]).flatten(start_dim=2)  # (B, R, P)
     weights = mass(maps)  # (B, P)
-    flat = torch.full_like(weights, 1 / weights.shape[1])
+    flat = torch.where(weights.isnan(), weights, 1 / weights.shape[1])
     top = top_fifth(maps, share).flatten(start_dim=1)
     kinds = (weights, top / top.sum(dim=1, keepdim=True), top_cells(weights, 1), flat)
     return Coverage(*(torch.einsum("bp,brp->br", kind, cells) for kind in kinds))
@@ -119,8 +119,8 @@ def region_names(dataset: Split) -> tuple[str, ...]:
     base = dataset.base
     if isinstance(base, Birds):
         return (*PARTS, "object", "background", "distinguishing")
-    if not isinstance(base, Photographs):
-        raise ValueError(f"maps are measured on birds or photographs as they lie on disk, got {type(base).__name__}")
+    if type(base) is not Photographs:  # a cache has other pixels than its boxes speak of
+        raise ValueError("maps are measured on birds, or on photographs without a cache: load the set without one")
     if base.boxes is None:
         raise ValueError("maps cannot be measured on this data set: it has neither boxes nor parts of its images")
     return (*base.part_names, "object", "background")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -136,7 +137,7 @@ def measure_run(
     if record["status"] != "finished":
         raise ValueError(f"{run} is not finished: give its train command again, and it goes on")
     network, recipe, classes = load_network(run, checkpoint)
-    dataset = recipe.load("test")
+    dataset = replace(recipe, cache=None).load("test")  # boxes speak of the original pixels
     if list(dataset.classes) != classes:
         raise ValueError(f"the classes of {recipe.dataset} are not those that {run} was trained on")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

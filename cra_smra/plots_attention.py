@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def attention_rows(image: Tensor, rows: Mapping[str, Sequence[Tensor]], title: s
         for stage in range(stages):
             grid[0, stage + 1].set_title(STAGES[stage], fontsize=11)
         for line, (name, maps) in zip(grid, rows.items(), strict=True):
-            bare(line[0]).imshow(picture)
+            bare(line[0]).imshow(picture.numpy())
             line[0].set_ylabel(name, fontsize=11)
             for axes, found in zip(line[1:], maps, strict=True):
                 lay_over(bare(axes), picture, found)
@@ -46,8 +47,9 @@ def lay_over(axes: Axes, picture: Tensor, found: Tensor) -> None:
     """A map (h, w), scaled to its own maximum, over a picture (H, W, 3) in grey."""
     heat = found.detach().float().cpu()[None, None].clamp_min(0)
     heat = F.interpolate(heat, size=picture.shape[:2], mode="bilinear")[0, 0]  # (H, W)
-    axes.imshow(picture.float().mean(dim=2), cmap="gray", alpha=0.55)
-    axes.imshow(heat / heat.amax().clamp_min(torch.finfo(heat.dtype).tiny), cmap="magma", vmin=0, vmax=1, alpha=0.6)
+    heat = heat / heat.amax().clamp_min(torch.finfo(heat.dtype).tiny)  # in [0, 1]
+    axes.imshow(picture.float().mean(dim=2).numpy(), cmap="gray", alpha=0.55)
+    axes.imshow(heat.numpy(), cmap="magma", vmin=0, vmax=1, alpha=0.6)
     if not heat.any():
         axes.text(0.5, 0.5, "empty", transform=axes.transAxes, ha="center", va="center", fontsize=11, color="white")
 
@@ -62,15 +64,14 @@ def part_shares(attention: Mapping[str, object], kind: str = "grad_cam", measure
     stages = attention["maps"][kind]["stages"]
     with style():
         figure, axes = plt.subplots(figsize=(4.8, 0.36 * len(names) + 1.3))
-        rows = torch.arange(len(names))
+        rows = np.arange(len(names))
         flat = [100 * _spread(stages[-1]["uniform"][name])[0] for name in names]
         axes.barh(rows, flat, height=0.8, color="#d8d3c4", label="flat map")
         for index, stage in enumerate(stages):
-            values = [[100 * number for number in _spread(stage[measure][name])] for name in names]
+            middle, low, high = 100 * np.transpose([_spread(stage[measure][name]) for name in names])
             look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 6, "linestyle": "none"}
-            middle, low, high = (torch.tensor(column) for column in zip(*values, strict=True))
             place = rows + 0.22 * (index - 1)
-            axes.errorbar(middle, place, xerr=torch.stack([middle - low, high - middle]), label=STAGES[index], **look)
+            axes.errorbar(middle, place, xerr=[middle - low, high - middle], label=STAGES[index], **look)
         axes.set_yticks(rows, names, fontsize=11)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
@@ -88,26 +89,31 @@ _WHAT = {"mass": "mass on the part", "top": "top fifth on the part", "peak": "la
 def attention_sweep(results: Mapping[float, Mapping[str, object]], setting: str, kind: str = "grad_cam") -> Figure:
     """How the maps change along a setting: overlap of the stages; entropy, and mass on the object, of each stage.
 
-    ``results`` maps the setting's values to what ``over_seeds`` or ``measure`` returned; lines across the points are
-    t intervals over seeds, where there are several. Grey is the share that a flat map would have on the object.
+    ``results`` maps the setting's values, which stand side by side at equal distances, to what ``over_seeds`` or
+    ``measure`` returned; lines across the points are t intervals over seeds, where there are several. Grey is the
+    share that a flat map would have on the object.
     """
     values = sorted(results)
     found = [results[value]["maps"][kind] for value in values]
     with style():
         figure, panels = plt.subplots(3, 1, figsize=(4.8, 6.4), sharex=True)
-        _line(panels[0], values, [row["overlap"] for row in found], color=INK, marker="s")
+        at = np.arange(len(values))
+        _line(panels[0], at, [row["overlap"] for row in found], color=INK, marker="s")
         for index, stage in enumerate(STAGES):
             rows = [row["stages"][index] for row in found]
             look = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": DASHES[index], "label": stage}
-            _line(panels[1], values, [row["entropy"] for row in rows], **look)
-            _line(panels[2], values, [row["mass"]["object"] for row in rows], **look)
+            beside = at + 0.08 * (index - 1)  # else the intervals hide each other
+            _line(panels[1], beside, [row["entropy"] for row in rows], **look)
+            _line(panels[2], beside, [row["mass"]["object"] for row in rows], **look)
         flat = [100 * _spread(row["stages"][-1]["uniform"]["object"])[0] for row in found]
-        panels[2].plot(values, flat, color="#9a9484", linewidth=1.6, label="flat map")
+        panels[2].plot(at, flat, color="#9a9484", linewidth=1.6, label="flat map")
         titles = ("overlap of the stages", "entropy, flat = 100", "mass on the object")
         for axes, name in zip(panels, titles, strict=True):
             axes.set_title(f"{name}, %", fontsize=11, loc="left")
             axes.set_ylim(bottom=0)
             axes.tick_params(labelsize=11)
+        panels[1].set_ylim(0, 105)
+        panels[-1].set_xticks(at, [f"{value:g}" for value in values])
         panels[-1].set_xlabel(setting, fontsize=12)
         figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=11)
     return figure
@@ -115,8 +121,8 @@ def attention_sweep(results: Mapping[float, Mapping[str, object]], setting: str,
 
 def _line(axes: Axes, x: Sequence[float], values: Sequence[object], **look: object) -> None:
     """Values in percent against x, with their intervals."""
-    middle, low, high = (100 * torch.tensor(column) for column in zip(*map(_spread, values), strict=True))
-    axes.errorbar(x, middle, yerr=torch.stack([middle - low, high - middle]), markersize=5, **look)
+    middle, low, high = 100 * np.transpose([_spread(value) for value in values])
+    axes.errorbar(x, middle, yerr=[middle - low, high - middle], markersize=5, **look)
 
 
 def _spread(value: float | None | Mapping[str, float | None]) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
 """The maps of a network against other ways to them; overlap and entropy against values worked out by hand."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -263,10 +264,8 @@ def test_a_plain_network_has_two_kinds_of_map(backbone):
 def test_channel_mean_is_the_mean_of_what_the_stage_puts_out(images):
     for built in (network(), network("cbam"), plain()):
         seen = []
-        hooks = [
-            module.register_forward_hook(lambda *call, seen=seen: seen.append(call[-1]))
-            for module in stage_modules(built)
-        ]
+        keep = partial(lambda seen, *call: seen.append(call[-1]), seen)
+        hooks = [module.register_forward_hook(keep) for module in stage_modules(built)]
         with torch.no_grad():
             built(images)
         for hook in hooks:

@@ -7,10 +7,6 @@ from typing import Annotated
 
 import tyro
 
-from cra_smra.attention import MAPS
-from cra_smra.explain import explain
-from cra_smra.runs import write_json, write_whole
-
 
 def run(argv: list[str]) -> None:
     """Ask a run about an image, print the answer and draw where the network looked."""
@@ -29,9 +25,12 @@ def run(argv: list[str]) -> None:
         """The folder for IMAGE.png and IMAGE.json; by default explained/ in the run directory."""
 
     options = tyro.cli(Explain, prog="cra-smra explain", args=argv)
-    import matplotlib.pyplot as plt  # late: slow to import
+    import matplotlib.pyplot as plt  # late, as all below: slow to import
 
+    from cra_smra.attention import MAPS
+    from cra_smra.explain import explain
     from cra_smra.plots_attention import attention_rows
+    from cra_smra.runs import write_json, write_whole
 
     found = explain(options.run, options.image)
     best = found.facts["prediction"]

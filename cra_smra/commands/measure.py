@@ -6,9 +6,6 @@ from typing import Annotated
 
 import tyro
 
-from cra_smra.measured_attention import measure_run, table
-from cra_smra.runs import write_json
-
 
 def run(argv: list[str]) -> None:
     """Measure the attention maps of runs, write a result for each and print its table."""
@@ -27,6 +24,9 @@ def run(argv: list[str]) -> None:
         """Test images to measure on, spread evenly over the classes."""
 
     options = tyro.cli(Measure, prog="cra-smra measure", args=argv)
+    from cra_smra.measured_attention import measure_run, table  # late: slow to import
+    from cra_smra.runs import write_json
+
     if not options.runs:
         raise ValueError("name at least one run directory: cra-smra measure RUN ...")
     targets = {

@@ -42,7 +42,8 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Estimate:
     values = finite(values)
     if len(values) == 1:
         return Estimate(float(values[0]), None, None, None)
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    deviation = float(values.std(ddof=1)) if np.ptp(values) else 0.0  # of equal values rounding may leave 1e-17
+    error = deviation / math.sqrt(len(values))
     return student(float(values.mean()), error, len(values) - 1, level)
 
 

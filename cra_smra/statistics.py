@@ -42,7 +42,8 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Estimate:
     values = finite(values)
     if len(values) == 1:
         return Estimate(float(values[0]), None, None, None)
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    deviation = float(values.std(ddof=1)) if np.ptp(values) else 0.0  # of equal values rounding may leave 1e-17
+    error = deviation / math.sqrt(len(values))
     return student(float(values.mean()), error, len(values) - 1, level)
 
 
@@ -55,7 +56,7 @@ def crossed_interval(differences: ArrayLike, level: float = 0.95) -> Estimate:
     all seeds; McNemar's test of each seed says nothing about other seeds; a bootstrap of both counts their interaction
     too often and depends on its own draws. So we take the analysis of variance for crossed random factors, as the
     comparison of diagnostic tests by several readers does, a seed being a reader and an image a case (Hillis, 2007,
-    Statistics in Medicine 26:596-619): with the mean squares of seeds, images and their interaction,
+    Statistics in Medicine 26:596-619): with the mean squares of seeds, images and their interaction::
 
         variance of the mean = (MS_seeds + max(MS_images - MS_both, 0)) / (S N)
         degrees of freedom = (S - 1) (MS_seeds + max(MS_images - MS_both, 0))^2 / MS_seeds^2

@@ -18,7 +18,7 @@ Results = Sequence[dict[str, object]]
 
 
 def table(results: Results | str, rows: Sequence[str] = ()) -> list[dict[str, object]]:
-    """A row for each of ``rows``, by default those that the results name, in the order of their grid.
+    """A row for each of ``rows``, by default those of the grid that the results name, then of any other result.
 
     ``results`` are result files of one grid, or the name of an experiment that is kept with the package, such as
     "birds/table3". Accuracies and differences lie in [0, 1]; a number that does not exist is None: a deviation of one
@@ -32,8 +32,9 @@ def table(results: Results | str, rows: Sequence[str] = ()) -> list[dict[str, ob
     """
     if isinstance(results, str):
         results, rows = stored_results(results), rows or planned_rows(results)
-    planned = sorted((result["rows"] for result in results), key=len, reverse=True)
-    names = list(rows) or list(dict.fromkeys(name for names in planned for name in names))
+    longest_first = sorted((result["rows"] for result in results), key=len, reverse=True)
+    names = rows or [name for names in longest_first for name in names]
+    names = list(dict.fromkeys([*names, *(result["row"] for result in results)]))
     runs = {name: by_seed(name, [result for result in results if result["row"] == name]) for name in names}
     found = [summary(name, list(runs[name].values())) | comparison(name, runs) for name in names]
     for network in {row["network"] for row in found}:
@@ -240,7 +241,7 @@ def sources(rows: Sequence[dict[str, object]]) -> str:
     devices = sorted({device for row in rows for device in row["devices"]})
     if not number:
         return "Nothing has been run yet."
-    return f"From {number} runs; commits: {', '.join(commits)}; devices: {', '.join(devices)}."
+    return f"Runs: {number}; commits: {', '.join(commits)}; devices: {', '.join(devices)}."
 
 
 def comma_separated(rows: Sequence[dict[str, object]]) -> str:

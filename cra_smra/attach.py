@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cra_smra.cram import CRAM
 from cra_smra.model import CRASMRA
-from cra_smra.stages import Stage, as_size, check_stages, dry_run, find_stage, from_map, to_map
+from cra_smra.stages import Stage, as_size, check_stages, dry_run, find_stage, from_map, to_map, without_gradient
 
 
 class Pass(NamedTuple):
@@ -198,9 +198,10 @@ def attach(
     if any(isinstance(hook, Tap) for part in module.modules() for hook in part._forward_hooks.values()):
         raise ValueError(f"this {type(module).__name__} has CRAM attached already: detach it first")
     size = as_size(module, image_size)
-    outputs, unused = dry_run(module, size, stages)
+    outputs, tensors = dry_run(module, size, stages)
     check_stages(module, stages, outputs)
     found = [find_stage(module, name, outputs, size, layout, prefix_tokens, grid) for name in stages]
+    unused = without_gradient(module, list(tensors.values()))
     return Attached(module, found, num_classes, image_size=size, unused=unused, **options)
 
 

@@ -88,40 +88,35 @@ def as_size(module: nn.Module, image_size: int | tuple[int, int] | None) -> tupl
     return 224, 224
 
 
-def dry_run(module: nn.Module, size: tuple[int, int], stages: Sequence[str] = ()) -> tuple[Outputs, list[str]]:
+def dry_run(
+    module: nn.Module, size: tuple[int, int], stages: Sequence[str] = ()
+) -> tuple[Outputs, dict[str, Tensor]]:
     """Run a black image through the module in evaluation mode; returns the outputs of
-    its submodules, and the names of the parameters on which no output of ``stages``
-    depends.
+    its submodules, and for those in ``stages`` the tensor itself, with its graph.
 
     Raises ValueError when the module does not take the image.
     """
     outputs: Outputs = {}
-    kept: list[Tensor] = []  # of the stages
+    tensors: dict[str, Tensor] = {}
 
     def watch(name: str, part: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def note(part: nn.Module, arguments: tuple[object, ...], output: object) -> None:
             is_tensor = isinstance(output, Tensor)
             outputs.setdefault(name, []).append(tuple(output.shape) if is_tensor else type(output).__name__)
-            if is_tensor and output.requires_grad and name in stages:
-                kept.append(output)
+            if is_tensor and name in stages:
+                tensors[name] = output
 
         return part.register_forward_hook(note)
 
     first = next(module.parameters(), torch.empty(0))
     image = torch.zeros(1, 3, *size, device=first.device, dtype=first.dtype)
-    parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    unused = list(parameters)
     modes = [(part, part.training) for part in module.modules()]
     handles = [watch(name, part) for name, part in module.named_modules() if name]
     try:
         for part, _ in modes:
             part.training = False  # not by eval(), which some modules take as a sign to rebuild themselves
-        with torch.enable_grad():
+        with torch.set_grad_enabled(bool(stages)):
             module(image)
-            if parameters and kept:
-                total = torch.stack([output.sum() for output in kept]).sum()
-                gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-                unused = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
     except Exception as error:  # whatever a stranger's forward raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
@@ -133,7 +128,19 @@ def dry_run(module: nn.Module, size: tuple[int, int], stages: Sequence[str] = ()
             part.training = mode
         for handle in handles:
             handle.remove()
-    return outputs, unused
+    return outputs, tensors
+
+
+def without_gradient(module: nn.Module, outputs: Sequence[Tensor]) -> list[str]:
+    """The names of the parameters of a module, of those that are trained, on which none
+    of these tensors depends.
+    """
+    parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    sums = [x.sum() for x in outputs if x.requires_grad]
+    if not parameters or not sums:
+        return list(parameters)
+    gradients = torch.autograd.grad(torch.stack(sums).sum(), list(parameters.values()), allow_unused=True)
+    return [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
 
 
 def is_map(calls: Sequence[tuple[int, ...] | str]) -> bool:
@@ -143,7 +150,7 @@ def is_map(calls: Sequence[tuple[int, ...] | str]) -> bool:
 
 def check_stages(module: nn.Module, stages: Sequence[str], outputs: Outputs) -> None:
     """Raise ValueError unless each stage returns one map once, in the order given."""
-    names = dict(module.named_modules())
+    names = {name for name, _ in module.named_modules() if name}
     for name in stages:
         calls = outputs.get(name, [])
         if is_map(calls):
@@ -191,7 +198,7 @@ def find_stage(
     fits = {"nchw": 4, "nhwc": 4, "tokens": 3, None: len(shape)}
     if layout not in fits or fits[layout] != len(shape):
         raise ValueError(
-            f"layout must be {' or '.join(LAYOUTS)} and fit what {name!r} returns for one image, {shape}; got {layout!r}"
+            f"layout must be {' or '.join(LAYOUTS)} and fit what {name!r} returns, {shape}; got {layout!r}"
         )
     if len(shape) == 3:
         # The patches come from a convolution, and the tokens before them are what is left.

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cra_smra.attach import attach, detach
     from cra_smra.cram import CRAM
     from cra_smra.data import load_dataset
     from cra_smra.evaluate import evaluate
@@ -21,11 +22,13 @@ ROOMS = {
     "CRASMRA": "model",
     "SMRAM": "smram",
     "Recipe": "recipes",
+    "attach": "attach",
+    "detach": "attach",
     "evaluate": "evaluate",
     "load_dataset": "data",
     "train": "train",
 }
-__all__ = ["CRAM", "CRASMRA", "SMRAM", "Recipe", "evaluate", "load_dataset", "train"]
+__all__ = ["CRAM", "CRASMRA", "SMRAM", "Recipe", "attach", "detach", "evaluate", "load_dataset", "train"]
 
 
 class _Package(ModuleType):

@@ -11,11 +11,15 @@ commands, each with --help:
   train NAME   train a network by a named recipe; any field of the recipe is an option
   eval RUN     evaluate a trained run directory
   ablate GRID  train the rows of an ablation with several seeds, and compare them
+  explain RUN IMAGE     what a trained run says about an image file, and where it looks
+  measure RUN ...       how much of the maps of trained runs lies on parts, object and background
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
+  data check ROOT       look at every list and image of a set and say whether training can start
   data cache NAME ROOT  decode the photographs once, for trainings with --cache
+  bench data   measure how fast training images are loaded
 """
-COMMANDS = ("train", "eval", "ablate", "data")
+COMMANDS = ("train", "eval", "explain", "measure", "ablate", "data", "bench")
 
 
 def main(argv: list[str] | None = None) -> None:

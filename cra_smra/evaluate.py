@@ -4,7 +4,6 @@ numbers drawn from them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from cra_smra.data import Split
 from cra_smra.data.transforms import normalise
 from cra_smra.model import fuse
 from cra_smra.recipes import Recipe
-from cra_smra.runs import read_checkpoint, read_run, write_whole
+from cra_smra.runs import load_network, read_run, write_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -103,19 +102,13 @@ def evaluate(
     is not the one that the run was trained on.
     """
     run = Path(run)
-    record = read_run(run)
-    recipe = Recipe.from_dict(record["recipe"])
-    state = read_checkpoint(run / "checkpoints" / f"{checkpoint}.pt")
+    network, recipe, classes = load_network(run, checkpoint)
     dataset = recipe.load(split)
-    if list(dataset.classes) != record["dataset"]["classes"]:
+    if list(dataset.classes) != classes:
         raise ValueError(f"the classes of {recipe.dataset} are not those that {run} was trained on")
     accelerator = make_accelerator(recipe)
-    model = replace(recipe, weights=None).build(
-        len(dataset.classes)
-    )  # the checkpoint replaces all weights
-    model.load_state_dict(state["model"])
     loader = make_loader(dataset, EVAL_BATCH, recipe.workers)
-    model, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), loader)
+    model, loader = accelerator.prepare(network.to(memory_format=torch.channels_last), loader)
     predictions = predict_split(model, loader, accelerator, recipe.normalisation)
     if accelerator.is_main_process:
         write_predictions(

@@ -120,8 +120,9 @@ class Classifier(nn.Module):
 class CRASMRA(Classifier):
     """Backbone, CRAM after stages 3, 4 and 5, four classifiers, and in training SMRAM.
 
-    ``backbone``, ``weights`` and ``final_norm`` go to ``Backbone``, ``reduction``,
-    ``omega``, ``delta`` and ``neck`` to ``CRAM``, ``shared_phi``
+    ``backbone``, ``weights`` and ``final_norm`` go to ``Backbone``; a module is taken as
+    it is and needs ``channels``, ``stem`` and ``run`` as ``Backbone`` has them. ``reduction``,
+    ``omega``, ``delta`` and ``neck`` go to ``CRAM``, ``shared_phi``
     and ``smram_norm`` to ``SMRAM``. ``cram="cbam"`` puts CBAM in CRAM's place, ``cram=None`` only the
     convolution; ``smram=False`` leaves SMRAM out: the rows of the paper's Table 3.
     ``out_channels`` is C_a, ``pooling`` and ``head`` shape the classifiers.
@@ -133,7 +134,7 @@ class CRASMRA(Classifier):
 
     def __init__(
         self,
-        backbone: str = "resnet50",
+        backbone: str | nn.Module = "resnet50",
         num_classes: int = 200,
         *,
         weights: str | Path | None = None,
@@ -153,7 +154,11 @@ class CRASMRA(Classifier):
         super().__init__()
         check_num_classes(num_classes)
         check_suppression(omega, delta)
-        self.backbone = Backbone(backbone, weights=weights, final_norm=final_norm)
+        self.backbone = (
+            Backbone(backbone, weights=weights, final_norm=final_norm)
+            if isinstance(backbone, str)
+            else backbone
+        )
         if cram == "cram":
             options = {
                 "reduction": reduction,

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 def spatial_softmax(scores: Tensor) -> Tensor:
     """The softmax of equation (7), over pixels; (B, 1, H, W) -> (B, H * W), not
     negative, each row sums to 1.
+
+    Computed in float32 at least: half precision would leave L_div two digits.
     """
-    return scores.flatten(start_dim=1).softmax(dim=1)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    return scores.flatten(start_dim=1).softmax(dim=1, dtype=dtype)
 
 
 def cross_channel_max_pool(maps: Tensor) -> Tensor:

@@ -60,6 +60,13 @@ def test_diversity_by_hand():
     torch.testing.assert_close(h, tensor([1.4 / 3, 1.0]))
 
 
+def test_maps_of_half_precision_are_made_in_float32():
+    scores = torch.randn(4, 1, 14, 14).bfloat16()
+    maps = spatial_softmax(scores)
+    assert maps.dtype == torch.float32
+    assert np.allclose(maps.numpy(), softmax(scores.double().flatten(1).numpy()), rtol=1e-5)
+
+
 def test_diversity_loss_by_hand_is_the_batch_mean():
     loss = diversity_loss(tensor([TOY, DISJOINT]))
     assert loss.shape == ()

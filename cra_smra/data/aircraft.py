@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from cra_smra.data.files import Archive, Official, existing_folder, locate, read_lines
-from cra_smra.data.photographs import Listing, decode
+from cra_smra.data.archives import Archive
+from cra_smra.data.files import Official, existing_folder, locate, read_lines
+from cra_smra.data.photographs import Listing, opened
 
 AIRCRAFT = Official(
     name="aircraft",
@@ -35,6 +35,7 @@ AIRCRAFT = Official(
     "unpacked or not, into the root",
     classes=100,
     counts={"train": 6667, "test": 3333},
+    per_class={"train": (66, 67), "test": (33, 34)},
     traps={
         "fgvc-aircraft-2013b-annotations.tar.gz": "this is the archive of the annotations alone, without images",
         "fgvc-aircraft-2013b-annotations": "this is the archive of the annotations alone, without images",
@@ -93,13 +94,15 @@ def read_aircraft(
     )
     replace(AIRCRAFT, classes=complete).check_counts(split, len(classes), len(names), folder)
     listing.check_classes(split)
-    listing.check_files()
     boxes = read_boxes(folder / "images_box.txt", names)
-    return replace(listing, boxes=boxes if banner else without_banner(boxes, listing))
+    if not banner:
+        listing.check_files()
+        boxes = without_banner(boxes, listing)
+    return replace(listing, boxes=boxes)
 
 
-def find_data(root: str | Path) -> Path:
-    """The folder "data" of the set."""
+def find_data(root: str | Path, unpack: bool = True) -> Path:
+    """The folder "data" of the set. Without ``unpack`` raises Packed instead of unpacking."""
     root = existing_folder(root, AIRCRAFT)
     official = root / AIRCRAFT.folder
     packed = (root / AIRCRAFT.archives[0].name).exists()
@@ -111,7 +114,7 @@ def find_data(root: str | Path) -> Path:
         if any((folder / mark).is_file() for mark in marks) and not packed:
             images = " (fgvc-aircraft-2013b-annotations has the lists alone)" if missing[0] == "images" else ""
             raise ValueError(f"{folder} is incomplete: it lacks {missing[0]}{images}. {AIRCRAFT.source}")
-    return locate(root, AIRCRAFT) / "data"
+    return locate(root, AIRCRAFT, unpack) / "data"
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -193,9 +196,5 @@ def without_banner(boxes: Tensor, listing: Listing) -> Tensor:
 
 def height(path: Path) -> int:
     """Height of an image in pixels, from its header. Raises ValueError as ``decode`` does."""
-    try:
-        with Image.open(path) as image:
-            return image.height
-    except (OSError, Image.DecompressionBombError):
-        decode(path)  # says what is wrong with it
-        raise
+    with opened(path) as image:
+        return image.height

@@ -70,7 +70,7 @@ def find_or_make(
     """
     facts = (VERSION, shape, listing.banner, listing.upright)
     index = folder / f"index-{shape[-1]}px-{short_digest(facts, str(listing.folder.resolve()), listing.paths)}.json"
-    before = read_index(index)
+    before = read_index(index, len(listing.paths))
     stamps = file_stamps(listing)
     digests = image_digests(listing, stamps, before)
     path = folder / f"images-{shape[-1]}px-{short_digest(facts, digests)}.uint8"
@@ -101,11 +101,8 @@ def image_digests(listing: Listing, stamps: list[list[int]], before: dict) -> li
     """The digest of every image's bytes; what has the stamp it had ``before`` is not read again."""
     from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
 
-    digests = [
-        digest if old == new else None
-        for digest, old, new in zip(before.get("digests", [None] * len(stamps)), before.get("stamps", stamps), stamps,
-                                    strict=True)
-    ]
+    known = zip(before["digests"], before["stamps"], stamps, strict=True) if before else [(None, 0, 0)] * len(stamps)
+    digests = [digest if old == new else None for digest, old, new in known]
     unknown = [i for i, digest in enumerate(digests) if digest is None]
 
     def take(i: int) -> str:
@@ -184,12 +181,16 @@ def write_pixels(path: Path, number: int, image: Callable[[int], Tensor]) -> Non
         os.fsync(file.fileno())
 
 
-def read_index(path: Path) -> dict:
-    """The list of digests; empty when there is none, or none that can be read: then they are taken anew."""
+def read_index(path: Path, number: int) -> dict:
+    """The list of the digests of ``number`` images; empty when there is none, or a damaged one: then they are taken
+    anew.
+    """
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    whole = isinstance(found, dict) and all(len(found.get(key, ())) == number for key in ("stamps", "digests"))
+    return found if whole else {}
 
 
 def write_index(path: Path, index: dict) -> None:

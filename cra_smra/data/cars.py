@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cra_smra.data.files import Archive, Official, existing_folder, read_mat, unpack_all
+from cra_smra.data.archives import Archive, Job, Packed, unpack_all
+from cra_smra.data.files import Official, existing_folder, read_mat
 from cra_smra.data.photographs import Listing
 
 LABELS = "cars_test_annos_withlabels.mat"
@@ -24,6 +25,7 @@ CARS = Official(
     f"{LABELS}, or of car_ims and cars_annos.mat, and put it into the root",
     classes=196,
     counts={"train": 8144, "test": 8041},
+    per_class={"train": (24, 68), "test": (24, 68)},
     traps={
         "car_data": "these are class folders that somebody has split already; use the official files, or the data set "
         "'folder'",
@@ -92,10 +94,11 @@ def read_cars(root: str | Path, split: str) -> Listing | None:
     return listing
 
 
-def find_parts(root: str | Path) -> tuple[str, dict[str, Path]]:
+def find_parts(root: str | Path, unpack: bool = True) -> tuple[str, dict[str, Path]]:
     """Which packaging is read, "new" or "old", and where each of its parts lies.
 
-    The split is not asked for: train and test images must come from the same packaging.
+    The split is not asked for: train and test images must come from the same packaging. Without ``unpack`` raises
+    Packed instead of unpacking.
     """
     root = existing_folder(root, CARS)
     folders = [root, root / CARS.folder, root / CARS.folder / CARS.folder]
@@ -105,11 +108,17 @@ def find_parts(root: str | Path) -> tuple[str, dict[str, Path]]:
             packed = {name.split("/")[0] for name in names if here[name] is None}
             archives = {name: folder / UNPACKED_FROM.get(name, "no archive") for name in packed}
             if all(path.is_file() and not (folder / name).exists() for name, path in archives.items()):
+                jobs = []
                 for name, path in sorted(archives.items()):
-                    unpack_all([(path, Archive(path.name))], folder / name)
-                    inside = [each for each in names if each.split("/")[0] == name]
-                    if absent := [each for each in inside if part_at(root, folder, each) is None]:
-                        raise ValueError(f"{path} is not the official archive: it holds no {absent[0]}")
+                    marks = tuple(each.removeprefix(f"{name}/") for each in names if each.startswith(f"{name}/"))
+                    jobs.append(Job(((path, Archive(path.name)),), folder / name, marks))
+                if jobs and not unpack:
+                    raise Packed(jobs)
+                for job in jobs:
+                    unpack_all(job.archives, job.into)
+                    marks = [f"{job.into.name}/{mark}" for mark in job.marks]
+                    if absent := [mark for mark in marks if part_at(root, folder, mark) is None]:
+                        raise ValueError(f"{job.archives[0][0]} is not the official archive: it holds no {absent[0]}")
                 return packaging, {name: part_at(root, folder, name) for name in names}
     raise ValueError(f"{root} does not hold {CARS.title}: {what_is_missing(root, folders)}. {CARS.source}")
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cra_smra.data.files import Archive, Official, locate, read_lines, read_table
+from cra_smra.data.archives import Archive
+from cra_smra.data.files import Official, locate, read_lines, read_table
 from cra_smra.data.photographs import Listing
 
 CUB = Official(
@@ -27,6 +28,7 @@ CUB = Official(
     source="Get CUB_200_2011.tgz from data.caltech.edu/records/65de6-vp158 and put it, unpacked or not, into the root",
     classes=200,
     counts={"train": 5994, "test": 5794},
+    per_class={"train": (29, 30), "test": (11, 30)},
     traps={
         "lists/train.txt": "this is the older set of 2010 (CUB-200), with other images and another split",
         "train": "these are class folders that somebody has split already; use the official archive, or "

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import torch
 
-from cra_smra.data.files import Archive, Official, forbidden, locate, read_mat
+from cra_smra.data.archives import Archive
+from cra_smra.data.files import Official, forbidden, locate, read_mat
 from cra_smra.data.photographs import Listing
 
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
@@ -25,6 +26,7 @@ DOGS = Official(
     source=f"Get images.tar, annotation.tar and lists.tar from {ADDRESS} and put them, unpacked or not, into the root",
     classes=120,
     counts={"train": 12000, "test": 8580},
+    per_class={"train": (100, 100), "test": (48, 152)},
     traps={
         "images/Images": "this is a copy without the official lists; lists.tar has them",
         "train": "these are class folders that somebody has split already; use the official archives, or "

@@ -1,45 +1,26 @@
-"""What the readers of all sets share: finding a set below a root, unpacking and fetching its archives, and reading
-lists and .mat files, each failing with one line that says what to do.
+"""What the readers of all sets share: finding a set below a root, and reading lists and .mat files, each failing with
+one line that says what to do.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import os
-import shutil
-import tarfile
-import tempfile
-import urllib.error
-import urllib.request
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-CHUNK = 1 << 20
+from cra_smra.data.archives import Archive, Job, Packed, unpack_all
 
-
-@dataclass(frozen=True)
-class Archive:
-    """An official file of a set: its name, where it can be fetched (None: nowhere any more), md5 and size in bytes
-    where they are known.
-    """
-
-    name: str
-    url: str | None = None
-    md5: str | None = None
-    size: int | None = None
+UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2")  # ours, and those of browsers
 
 
 @dataclass(frozen=True)
 class Official:
     """What is known of a set: ``folder`` is the folder its archives unpack to, ``marks`` are entries that lie in it,
-    ``classes`` and ``counts`` are those of the complete set, ``source`` says in words where to get it. ``traps`` are
-    entries by which a usual wrong thing is known, each with what to say then.
+    ``classes`` and ``counts`` are those of the complete set, ``per_class`` the least and the most images of a class,
+    ``source`` says in words where to get it. ``traps`` are entries by which a usual wrong thing is known, each with
+    what to say then.
     """
 
     name: str
@@ -50,6 +31,7 @@ class Official:
     source: str
     classes: int
     counts: dict[str, int] = field(default_factory=dict)
+    per_class: dict[str, tuple[int, int]] = field(default_factory=dict)
     traps: dict[str, str] = field(default_factory=dict)
 
     def check_counts(self, split: str, classes: int, images: int, where: Path) -> None:
@@ -61,14 +43,15 @@ class Official:
             )
 
 
-# --- finding and unpacking
+# --- finding
 
 
-def locate(root: str | Path, official: Official) -> Path:
+def locate(root: str | Path, official: Official, unpack: bool = True) -> Path:
     """The folder of the set: ``root`` itself, the official folder in it, or one doubled by unpacking into a folder of
     the same name. Archives that lie in ``root`` are unpacked there first.
 
-    Raises ValueError when nothing is found or may not be read, RuntimeError when unpacking fails.
+    Raises ValueError when nothing is found or may not be read, RuntimeError when unpacking fails, and without
+    ``unpack`` Packed instead of unpacking.
     """
     root = existing_folder(root, official)
     try:
@@ -79,7 +62,10 @@ def locate(root: str | Path, official: Official) -> Path:
             if into.exists():
                 lacking = missing_marks(nearest_folder(root, official), official)
                 raise ValueError(f"{into} is incomplete: it lacks {lacking}; remove it, and it is unpacked anew")
-            unpack_all([(root / archive.name, archive) for archive in official.archives], into)
+            archives = tuple((root / archive.name, archive) for archive in official.archives)
+            if not unpack:
+                raise Packed([Job(archives, into, official.marks)])
+            unpack_all(archives, into)
             if found := complete_folder(root, official):
                 return found
             lacking = missing_marks(nearest_folder(root, official), official)
@@ -144,7 +130,7 @@ def what_is_missing(root: Path, official: Official) -> str:
         for entry, text in official.traps.items():
             if (folder / entry).exists():
                 return text
-    if any(part := [name for name in names if name.endswith(".part")]):
+    if part := [name for name in names if name.endswith(UNFINISHED)]:
         return f"{part[0]} is a download that was not finished; run the download again"
     absent = [archive.name for archive in official.archives if archive.name not in names]
     if official.archives and len(absent) < len(official.archives):
@@ -154,164 +140,6 @@ def what_is_missing(root: Path, official: Official) -> str:
     if not any((nearest / mark).exists() for mark in official.marks):
         return f"no {lacking} in it, nor in {official.folder}"
     return f"no {lacking} in {'it' if nearest == root else nearest.relative_to(root)}"
-
-
-def unpack_all(archives: Sequence[tuple[Path, Archive]], into: Path) -> None:
-    """Unpack archives, checked first, into the folder ``into``, which appears complete or not at all.
-
-    Where all members lie below one folder called as ``into``, that folder becomes ``into``. Raises ValueError for a
-    wrong or damaged archive, RuntimeError when the disk is full or may not be written to.
-    """
-    draft = None
-    try:
-        draft = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
-        for path, archive in archives:
-            verify(path, archive)
-            unpack(path, draft)
-        inner = draft / into.name
-        draft.chmod(0o755)
-        os.rename(inner if inner.is_dir() and len(list(draft.iterdir())) == 1 else draft, into)
-    except OSError as error:
-        if into.exists():  # another process unpacked the same archives and was faster
-            return
-        raise RuntimeError(
-            f"{', '.join(str(path) for path, _ in archives)} cannot be unpacked into {into.parent} "
-            f"({error.strerror or error}): see to its room and its permissions; nothing of it was left there"
-        ) from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def verify(path: Path, archive: Archive) -> None:
-    """Raise ValueError when the file is not the official archive: its size, its md5, or a page saved by mistake."""
-    if fault := what_is_wrong(path, archive):
-        raise ValueError(f"{path} {fault}: remove it and download it again")
-
-
-def what_is_wrong(path: Path, archive: Archive) -> str | None:
-    """Why a file is not the official archive, in a few words; None when nothing speaks against it."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(512).lstrip().lower()
-    if size == 0:
-        return "is empty"
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "is a web page saved under the archive's name"
-    if archive.size is not None and size != archive.size:
-        return f"has {size:,} instead of {archive.size:,} bytes"
-    if archive.md5 is not None and (found := md5(path)) != archive.md5:
-        return f"has the md5 sum {found} instead of {archive.md5}"
-    return None
-
-
-def md5(path: Path) -> str:
-    """The md5 sum of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def unpack(path: Path, into: Path) -> None:
-    """Unpack a .tar, .tar.gz, .tgz or .zip below ``into``. Raises ValueError when it is damaged, or when a member
-    would land outside.
-    """
-    try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-                        raise ValueError(f"{path} is refused: its member {name!r} would be written outside the folder")
-                archive.extractall(into)
-            return
-        with tarfile.open(path) as archive:
-            archive.extractall(into, filter=inside)
-            while archive.fileobj.read(CHUNK):  # to the end, where a compressed file has its checksum
-                pass
-    except tarfile.FilterError as error:
-        raise ValueError(f"{path} is refused: its member {error.tarinfo.name!r} points outside the folder") from error
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError) as error:
-        reason = str(error).partition("\n")[0].rstrip(":")  # zipfile's RuntimeError: of a kind that it does not unpack
-        raise ValueError(f"{path} is damaged or no archive ({reason}): remove it and download it again") from error
-
-
-def inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """tarfile's filter "data", which in addition refuses absolute names instead of stripping the slash."""
-    if member.name.startswith(("/", "\\")):
-        raise tarfile.AbsolutePathError(member)
-    return tarfile.data_filter(member, folder)
-
-
-# --- fetching
-
-
-def fetch(root: str | Path, official: Official, progress: bool = True) -> Path:
-    """Download the archives of a set into ``root``, go on with what was begun, and unpack them; the set's folder.
-    A set that is there already is not downloaded again.
-
-    Raises ValueError where no address is alive, RuntimeError when a download fails.
-    """
-    dead = [archive.name for archive in official.archives if archive.url is None]
-    if dead or not official.archives:
-        raise ValueError(f"{official.title} cannot be downloaded by a program: {official.source}")
-    root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    if found := complete_folder(root, official):
-        return found
-    for archive in official.archives:
-        path = root / archive.name
-        if not path.exists():
-            download(archive, path, progress)
-        verify(path, archive)
-    return locate(root, official)
-
-
-def download(archive: Archive, path: Path, progress: bool = True) -> None:
-    """Download an archive to ``path``; what was received stays in ``path``.part, and the next call asks for the rest.
-
-    Raises RuntimeError when the server cannot be reached, ends early, or sends something else than the archive.
-    """
-    from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
-
-    part = path.with_name(path.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
-    hidden = {} if progress else {"disable": True}
-    total = archive.size
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            resumed = answer.status == 206
-            have = have if resumed else 0
-            if resumed and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
-                raise RuntimeError(f"{archive.url}: the server sends another part than was asked for; remove {part}")
-            if (length := answer.headers.get("Content-Length")) is not None:
-                total = have + int(length)
-            with (
-                open(part, "ab" if resumed else "wb") as file,
-                tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=archive.name, **hidden) as bar,
-            ):
-                for piece in iter(lambda: answer.read(CHUNK), b""):
-                    file.write(piece)
-                    bar.update(len(piece))
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise RuntimeError(f"{archive.url} cannot be downloaded ({error}); try again, or get it by hand") from error
-        length = (error.headers.get("Content-Range") or "").rpartition("/")[2]  # nothing is left to send
-        total = int(length) if length.isdecimal() else total
-    except (OSError, HTTPException) as error:
-        raise RuntimeError(
-            f"{archive.url} cannot be downloaded ({error}); what has come stays in {part}: run it again for the rest"
-        ) from error
-    # A connection that breaks is not an error to http.client when it is read piece by piece.
-    size = part.stat().st_size
-    if total is not None and size < total:
-        raise RuntimeError(f"{archive.url}: the connection ended at {size:,} of {total:,} bytes; run it again")
-    fault = what_is_wrong(part, archive)
-    if fault is None and total is not None and size != total:
-        fault = f"has {size:,} instead of {total:,} bytes"
-    if fault:
-        part.unlink()
-        raise RuntimeError(f"{archive.url} sent something else than the archive: it {fault}; try again, or by hand")
-    os.replace(part, path)
 
 
 # --- lists and .mat files

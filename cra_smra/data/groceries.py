@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from cra_smra.data.files import Archive, Official, existing_folder, forbidden, locate, read_lines
+from cra_smra.data.archives import Archive
+from cra_smra.data.files import Official, existing_folder, forbidden, locate, read_lines
 from cra_smra.data.photographs import Listing
 
 GROCERIES = Official(
@@ -77,8 +78,8 @@ def read_groceries(root: str | Path, split: str, *, level: str = "fine") -> List
     return listing
 
 
-def find_dataset(root: str | Path) -> Path:
-    """The folder "dataset" of the set."""
+def find_dataset(root: str | Path, unpack: bool = True) -> Path:
+    """The folder "dataset" of the set. Without ``unpack`` raises Packed instead of unpacking."""
     root = existing_folder(root, GROCERIES)
     marks = [mark.removeprefix("dataset/") for mark in GROCERIES.marks]
     cloned = "GroceryStoreDataset"  # as git clone calls it
@@ -93,7 +94,7 @@ def find_dataset(root: str | Path) -> Path:
                 raise ValueError(f"{folder} is incomplete: it lacks {missing[0]}. {GROCERIES.source}")
     except PermissionError as error:
         raise forbidden(error) from error
-    return locate(root, GROCERIES) / "dataset"
+    return locate(root, GROCERIES, unpack) / "dataset"
 
 
 def read_kinds(path: Path) -> dict[int, Kind]:

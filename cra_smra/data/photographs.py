@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
+
+ADVICE = ": put the original back, or remove it and its line in the lists"
 
 
 @dataclass(frozen=True)
@@ -79,27 +83,36 @@ def decode(path: str | Path, upright: bool = False) -> Tensor:
 
     Raises ValueError, with the file's name, when it is missing, empty, cut short or no image.
     """
+    with opened(path) as image:
+        if upright:
+            image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise ValueError("its pixels are floating-point numbers, whose range is not known")
+        if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip all of it to white
+            grey = np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8
+            pixels = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+        else:
+            if image.mode in ("P", "PA", "LA"):
+                image = image.convert("RGBA")
+            pixels = np.array(image.convert("RGB"))  # (H, W, 3); a copy, for torch wants to write to it
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """An image file whose header was read. Raises ValueError, with the file's name, for whatever is wrong with it,
+    also when that shows in the block.
+    """
     try:
         with Image.open(path) as image:
-            if upright:
-                image = ImageOps.exif_transpose(image)
-            if image.mode == "F":
-                raise ValueError("its pixels are floating-point numbers, whose range is not known")
-            if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip all of it to white
-                grey = np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8
-                pixels = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-            else:
-                if image.mode in ("P", "PA", "LA"):
-                    image = image.convert("RGBA")
-                pixels = np.array(image.convert("RGB"))  # (H, W, 3); a copy, for torch wants to write to it
+            yield image
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not there") from error
     except PermissionError as error:
         raise ValueError(f"{path} may not be read: its permissions forbid it") from error
     except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         what = "is empty" if os.path.getsize(path) == 0 else f"cannot be decoded ({' '.join(str(error).split())})"
-        raise ValueError(f"{path} {what}: put the original back, or remove it and its line in the lists") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        raise ValueError(f"{path} {what}{ADVICE}") from error
 
 
 class Photographs(Dataset):

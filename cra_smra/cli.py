@@ -10,10 +10,11 @@ Fine-grained visual classification with channel re-attention and spatial multi-r
 commands, each with --help:
   train NAME   train a network by a named recipe; any field of the recipe is an option
   eval RUN     evaluate a trained run directory
+  predict RUN IMAGE ... the most probable classes of images
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
 """
-COMMANDS = ("train", "eval", "data")
+COMMANDS = ("train", "eval", "predict", "data")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,10 +11,11 @@ commands, each with --help:
   train NAME   train a network by a named recipe; any field of the recipe is an option
   eval RUN     evaluate a trained run directory
   predict RUN IMAGE ... the most probable classes of images
+  export RUN   a network as one file for other programs, ONNX or torch.export
   data make NAME ROOT   draw a small set in an official layout, to try things out
   data get NAME ROOT    download and unpack a set, where an address is alive
 """
-COMMANDS = ("train", "eval", "predict", "data")
+COMMANDS = ("train", "eval", "predict", "export", "data")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -274,7 +274,7 @@ class PlainNetwork(Network):
         for stage in (1, 2, 3):
             x = self.backbone.run(stage, x)
         logits = self.fc(global_pool(x, "mean"))  # (B, K)
-        return Output(logits.new_zeros(len(logits), 0, logits.shape[1]), logits, None)
+        return Output(logits.new_zeros(logits.shape[0], 0, logits.shape[1]), logits, None)
 
 
 def check_num_classes(num_classes: int) -> None:

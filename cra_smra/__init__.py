@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cra_smra.data import load_dataset
     from cra_smra.evaluate import evaluate
     from cra_smra.model import CRASMRA
+    from cra_smra.predict import Classifier
     from cra_smra.recipes import Recipe
     from cra_smra.smram import SMRAM
     from cra_smra.train import train
@@ -21,6 +22,7 @@ ROOMS = {
     "CRAM": "cram",
     "CRASMRA": "model",
     "SMRAM": "smram",
+    "Classifier": "predict",
     "Recipe": "recipes",
     "attach": "attach",
     "detach": "attach",
@@ -28,7 +30,18 @@ ROOMS = {
     "load_dataset": "data",
     "train": "train",
 }
-__all__ = ["CRAM", "CRASMRA", "SMRAM", "Recipe", "attach", "detach", "evaluate", "load_dataset", "train"]
+__all__ = [
+    "CRAM",
+    "CRASMRA",
+    "SMRAM",
+    "Classifier",
+    "Recipe",
+    "attach",
+    "detach",
+    "evaluate",
+    "load_dataset",
+    "train",
+]
 
 
 class _Package(ModuleType):

@@ -101,7 +101,7 @@ def fuse(
     raise ValueError(f"fusion must be 'softmax' or 'logits', got {fusion!r}")
 
 
-class Classifier(nn.Module):
+class Network(nn.Module):
     """What both networks share: prediction from their outputs."""
 
     def predict(self, images: Tensor, fusion: str = "softmax") -> Tensor:
@@ -117,7 +117,7 @@ class Classifier(nn.Module):
         return fuse(output.stage_logits, output.overall_logits, fusion)
 
 
-class CRASMRA(Classifier):
+class CRASMRA(Network):
     """Backbone, CRAM after stages 3, 4 and 5, four classifiers, and in training SMRAM.
 
     ``backbone``, ``weights`` and ``final_norm`` go to ``Backbone``; a module is taken as
@@ -255,7 +255,7 @@ class CRASMRA(Classifier):
         )
 
 
-class PlainNetwork(Classifier):
+class PlainNetwork(Network):
     """The plain backbone: global average pooling and one linear layer, as torchvision's
     own classifier.
 
@@ -282,7 +282,7 @@ class PlainNetwork(Classifier):
         for stage in (1, 2, 3):
             x = self.backbone.run(stage, x)
         logits = self.fc(global_pool(x, "mean"))  # (B, K)
-        return Output(logits.new_zeros(len(logits), 0, logits.shape[1]), logits, None)
+        return Output(logits.new_zeros(logits.shape[0], 0, logits.shape[1]), logits, None)
 
 
 def check_num_classes(num_classes: int) -> None:

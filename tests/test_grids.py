@@ -92,6 +92,9 @@ def test_the_ledger_changes_one_field_at_a_time_and_forgets_no_switch_of_the_net
     switches = set(inspect.signature(CRASMRA).parameters) - {"backbone", "num_classes", "weights"}
     assert switches - switched == {"cram", "smram", "omega", "delta"}  # tables 3 and 4; omega is equal in both readings
     assert {"crop", "lr_heads", "normalisation", "weight_decay", "cosine"} <= switched
+    readings = {"pooling": {"max", "mean", "top5"}, "neck": {"conv1x1", "fbsd"}, "head": {"mlp", "linear"}}
+    for field, names in readings.items():
+        assert {getattr(row.recipe, field) for row in (first, *others)} == names
     of_birds = set.union(*(changed(row.recipe, BIRDS) for row in grid("ledger", BIRDS)))
     assert {"crop", "final_norm"}.isdisjoint(of_birds)  # they would change nothing there
 

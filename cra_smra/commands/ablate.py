@@ -51,6 +51,10 @@ def run(argv: list[str]) -> None:
         """
 
     options = tyro.cli(Ablate, prog="cra-smra ablate", args=argv, config=(tyro.conf.OmitArgPrefixes,))
+    swept = {"table4": ("delta",), "table5": ("gamma",)}.get(options.grid, ())
+    for name in ("dataset", "method", "cram", "smram", *swept):
+        if getattr(options.recipe, name) != getattr(start, name):
+            raise ValueError(f"{name} cannot be given: --base chooses the data set, and {options.grid} the rest")
     out = Path(options.out)
     folder = Path(options.results or out / "results") / options.grid
     rows = grid(options.grid, options.recipe, options.plain_rate, options.rates)

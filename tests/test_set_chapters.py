@@ -43,7 +43,7 @@ def test_every_command_of_a_chapter_is_understood(name, tmp_path, monkeypatch, c
             continue
         with pytest.raises(SystemExit) as stop:
             main(call.split())
-        said = capsys.readouterr().err
+        said = "".join(capsys.readouterr())
         assert stop.value.code == 1 and re.search("there is no folder data|is not a run directory", said), (call, said)
         assert not list(empty.iterdir())
     trained = [set(re.findall(r"--(?:backbone|protocol) (\S+)", call)) for call in found if call.startswith("train")]
@@ -52,14 +52,16 @@ def test_every_command_of_a_chapter_is_understood(name, tmp_path, monkeypatch, c
     assert len(trained) == 6 and all(pair in trained for pair in wanted)
     outs = [call.split("--out ")[1] for call in found if call.startswith("train")]
     assert len(set(outs)) == 6
+    assert "data check data" in found
     assert f"eval runs/{name}-resnet50-clean runs/{name}-resnet50-paper" in found
 
 
 @every_set
 def test_a_chapter_shows_the_set_its_cost_and_the_paper_beside_ours(name):
     text = (BOOK / f"{CHAPTERS[name]}.md").read_text()
-    for code in (f'make("{name}"', f'budget_table("{name}")', f'paper_beside_ours("{name}")', "annotated_pictures("):
-        assert code in text
+    for call in (f'make("{name}"', 'check("data"', f'budget_table("{name}")', f'paper_beside_ours("{name}")'):
+        assert call in text
+    assert "annotated_pictures(" in text
     assert "**What it shows.**" in text and "**What it does not show.**" in text
     assert f"cra_smra/results/{name}/" in text
 

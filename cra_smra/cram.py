@@ -39,7 +39,8 @@ class ChannelGate(nn.Module):
     of CBAM.
 
     Maps a feature map (B, C, H, W) to the importance of its channels (B, C, 1, 1), each
-    in (0, 1).
+    in (0, 1) and in float32 at least: equation (5) asks which gates lie within 0.1 of
+    the largest.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -49,7 +50,10 @@ class ChannelGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         average = x.mean(dim=(2, 3), keepdim=True)  # AP(X): (B, C, 1, 1)
         maximum = x.amax(dim=(2, 3), keepdim=True)  # MP(X): (B, C, 1, 1)
-        return torch.sigmoid(self.mlp(average) + self.mlp(maximum))
+        logits = self.mlp(average) + self.mlp(maximum)  # (B, C, 1, 1)
+        return torch.sigmoid(
+            logits.to(torch.promote_types(logits.dtype, torch.float32))
+        )
 
 
 def conv_layer(
@@ -86,7 +90,7 @@ def enhance(x: Tensor, importance: Tensor, layer: nn.Module) -> Tensor:
     """Equation (3): X_e = Conv_layer(I (x) X); (B, C, H, W) and (B, C, 1, 1) ->
     (B, C_a, H, W).
     """
-    return layer(importance * x)
+    return layer(importance.to(x.dtype) * x)
 
 
 def normalised_importance(importance: Tensor) -> Tensor:
@@ -132,7 +136,7 @@ def suppress(x: Tensor, mask: Tensor) -> Tensor:
     """Equation (6): X_s = S (x) X; (B, C, H, W) and (B, C, 1, 1) -> (B, C, H, W), input
     of the next stage.
     """
-    return mask * x
+    return mask.to(x.dtype) * x
 
 
 class CRAM(nn.Module):
@@ -211,6 +215,6 @@ class CBAM(nn.Module):
         self.conv_layer = conv_layer(in_channels, out_channels, neck)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        refined = self.channel_gate(x) * x  # (B, C, H, W)
+        refined = self.channel_gate(x).to(x.dtype) * x  # (B, C, H, W)
         refined = self.spatial_gate(refined) * refined  # (B, C, H, W)
         return self.conv_layer(refined), refined

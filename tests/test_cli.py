@@ -72,3 +72,9 @@ def test_a_set_is_made_and_a_training_on_it_ends_with_its_accuracies(capsys, tmp
     arguments = ["dogs", "--root", str(tmp_path), "--out", str(tmp_path / "run"), *fast.split()]
     code, output, _ = run(capsys, "train", *arguments)
     assert code == 0 and "8 images" in output and "joint" in output
+    paper = [*arguments[:4], str(tmp_path / "paper"), *fast.split(), "--protocol", "paper"]
+    code, output, _ = run(capsys, "train", *paper)
+    assert code == 0 and "upper bound, best test epoch" in output
+    code, output, _ = run(capsys, "eval", str(tmp_path / "run"), str(tmp_path / "paper"))
+    assert code == 0 and [line.split(":")[0] for line in output.splitlines()][1:3] == ["clean", "paper"]
+    assert "points" in output.splitlines()[-1]

@@ -187,6 +187,17 @@ def test_normalised_importance_of_half_precision_is_computed_in_float32(dtype):
     np.testing.assert_allclose(result.numpy(), e / e.sum(1, keepdims=True), rtol=1e-5)
 
 
+def test_under_autocast_only_the_gate_s_sigmoid_is_float32_and_the_maps_keep_half_precision():
+    module, x = CRAM(64, 16), torch.randn(2, 64, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        importance = module.gate(x.bfloat16())
+        enhanced, suppressed = module(x.bfloat16())
+        refined = CBAM(64, 16)(x.bfloat16())[1]
+    assert importance.dtype == torch.float32
+    assert len(importance.unique()) > 100  # of 128; bfloat16 has 128 numbers between 0.5 and 1
+    assert {enhanced.dtype, suppressed.dtype, refined.dtype} == {torch.bfloat16}
+
+
 # Equation (5)
 
 

@@ -95,7 +95,7 @@ def test_normalise_by_hand():
 def test_normalise_refuses_floats_and_unknown_statistics():
     with pytest.raises(ValueError, match="uint8"):
         normalise(torch.zeros(1, 3, 2, 2))
-    with pytest.raises(ValueError, match="imagenet, half, got 'cub'"):
+    with pytest.raises(ValueError, match="imagenet, half, lite, got 'cub'"):
         normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), "cub")
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cra_smra import evaluate
-from cra_smra.evaluate import metrics
+from conftest import refused, tiny
+from cra_smra import evaluate, train
+from cra_smra.evaluate import compare_protocols, metrics
 from cra_smra.runs import read_checkpoint, read_run, write_whole
 
 
@@ -121,3 +122,26 @@ def test_a_file_whose_writing_fails_keeps_its_old_contents(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write_whole(path, fail)
     assert path.read_bytes() == b"old"
+
+
+def test_the_two_protocols_are_compared_on_the_same_test_images(trained, tmp_path):
+    paper = train(tiny(protocol="paper"), tmp_path / "paper", progress=False)
+    found = compare_protocols(trained, paper)
+    rows = [json.loads(line) for line in (paper / "metrics.jsonl").read_text().splitlines()]
+    by_epoch = [row["test_accuracy"] for row in rows]
+    assert (found["paper"], found["best"]) == (by_epoch[-1], max(by_epoch))
+    assert found["clean"] == evaluate(trained)["accuracy"] and found["images"] == 24
+    assert found["gap"] == pytest.approx(max(by_epoch) - found["clean"])
+    assert found["selection"] == pytest.approx(max(by_epoch) - by_epoch[-1]) and found["selection"] >= 0
+    assert found["paper_epoch"] == 3
+    refused("was trained by protocol paper", compare_protocols, paper, trained)
+    refused("was trained by protocol clean", compare_protocols, trained, trained)
+    other = shutil.copytree(paper, tmp_path / "other")
+    record = read_run(other)
+    record["recipe"]["epochs"] = 4
+    record["recipe"]["workers"] = 3
+    (other / "run.json").write_text(json.dumps(record))
+    assert "differ in epochs:" in refused("only the protocol may differ", compare_protocols, trained, other)
+    record["status"] = "running"
+    (other / "run.json").write_text(json.dumps(record))
+    refused("is not finished", compare_protocols, trained, other)

@@ -18,7 +18,7 @@ from cra_smra import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = yaml.safe_load((ROOT / "book" / "ledger.yml").read_text())
-ROWS = [row for section in ("equations", "open") for row in LEDGER[section]]
+ROWS = [row for section in ("equations", "open", "ours") for row in LEDGER[section]]
 
 
 def slug(heading: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from cra_smra import CRASMRA, Recipe, runs
 from cra_smra.model import PlainNetwork
@@ -64,7 +65,7 @@ def test_a_bad_value_is_answered_with_one_line(field, value, allowed):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="cub, aircraft, cars, dogs, got 'birds'"):
         Recipe.paper("birds")
-    with pytest.raises(ValueError, match="'birds', got 'cub'"):
+    with pytest.raises(ValueError, match="birds and groceries, got 'cub'"):
         Recipe.quick("cub")
     with pytest.raises(ValueError, match="unknown recipe fields: colour"):
         Recipe.from_dict({"colour": 1})
@@ -77,3 +78,14 @@ def test_results_kept_with_the_package_are_read_in_the_order_of_their_names(tmp_
         (tmp_path / "cub" / f"{name}.json").write_text(f'{{"seed": {seed}}}')
     assert [row["seed"] for row in runs.stored_results("cub")] == [0, 1]
     assert runs.stored_results("dogs") == []
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101", "densenet161"])
+@pytest.mark.parametrize("dataset", ["cub", "aircraft", "cars", "dogs"])
+def test_the_paper_s_networks_can_be_built_for_its_four_sets(dataset, backbone):
+    recipe = Recipe.paper(dataset, backbone=backbone, weights=None)
+    with torch.device("meta"):  # shapes alone: nothing is allocated
+        network = recipe.build(num_classes=196)
+        maps = network.eval().enhanced_maps(torch.empty(1, 3, recipe.image_size, recipe.image_size))
+    assert [tuple(x.shape) for x in maps] == [(1, 1024, 56, 56), (1, 1024, 28, 28), (1, 1024, 14, 14)]
+    assert (recipe.epochs, recipe.batch_size, recipe.cosine, recipe.image_size) == (200, 20, "run", 448)

@@ -52,7 +52,7 @@ def test_conda_asks_for_the_same_as_pip():
 
 def test_torch_is_never_pinned():
     wanted = [item for item in PROJECT["dependencies"] if item.startswith("torch")]
-    assert len(wanted) == 2
+    assert len(wanted) == 3
     assert all("==" not in item and "<" not in item for item in PROJECT["dependencies"])
 
 

@@ -60,6 +60,13 @@ def test_diversity_by_hand():
     torch.testing.assert_close(h, tensor([1.4 / 3, 1.0]))
 
 
+def test_maps_of_half_precision_are_made_in_float32():
+    scores = torch.randn(4, 1, 14, 14).bfloat16()
+    maps = spatial_softmax(scores)
+    assert maps.dtype == torch.float32
+    assert np.allclose(maps.numpy(), softmax(scores.double().flatten(1).numpy()), rtol=1e-5)
+
+
 def test_diversity_loss_by_hand_is_the_batch_mean():
     loss = diversity_loss(tensor([TOY, DISJOINT]))
     assert loss.shape == ()
@@ -251,6 +258,25 @@ def test_a_larger_norm_scale_alone_drives_the_loss_to_zero():
             nn.init.constant_(norm.weight, scale)
         losses.append(module(maps).item())
     assert losses == sorted(losses, reverse=True) and losses[0] > 0.3 and losses[-1] < 0.05
+
+
+def test_no_scale_sharpens_maps_that_are_normalised_one_by_one():
+    maps = make_maps([(28, 28), (14, 14), (14, 14)])
+    ours, papers = SMRAM(4, norm="map").double(), SMRAM(4).double()
+    papers.phi.load_state_dict(ours.phi.state_dict())
+    attention = ours.attention(maps)
+    # numpy: each map's scores by their own mean and deviation
+    scores = torch.einsum("bchw,c->bhw", maps[1], ours.phi[1].weight.flatten()).flatten(1).detach().numpy()
+    by_hand = (scores - scores.mean(1, keepdims=True)) / np.sqrt(scores.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(attention[:, 1].detach().numpy(), softmax(by_hand), atol=1e-12)
+    with torch.no_grad():
+        for phi in [*ours.phi, *papers.phi]:
+            phi.weight *= 100
+    torch.testing.assert_close(ours.attention(maps), attention, rtol=1e-3, atol=1e-6)  # but for the 1e-5
+    assert not list(ours.norm.parameters()), "a scale that could be learnt"
+    torch.testing.assert_close(ours.eval().attention(maps), ours.train().attention(maps))
+    with pytest.raises(ValueError, match="^norm must be 'batch' or 'map', got 'layer'$"):
+        SMRAM(4, norm="layer")
 
 
 def test_parameters_are_one_phi_and_one_norm_per_stage():

@@ -21,6 +21,7 @@ No displayed equation of the paper was at hand, only the prose around it: every 
 SECTIONS = {
     "equations": "## Equations",
     "open": "## What the paper leaves open",
+    "ours": "## What is ours\n\nRemedies that the paper does not have, off by default.",
     "slips": "## Slips in the paper\n\nWhere the paper contradicts itself or a source, and how we read it.",
 }
 LABELS = {

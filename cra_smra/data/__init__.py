@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from cra_smra.data.aircraft import read_aircraft
 from cra_smra.data.birds import Birds
+from cra_smra.data.cache import Cached
 from cra_smra.data.cars import read_cars
 from cra_smra.data.cub import read_cub
 from cra_smra.data.dogs import read_dogs
@@ -47,6 +49,16 @@ class Split(Dataset):
         self.classes, self.class_to_idx = base.classes, base.class_to_idx
         self.targets = base.targets[self.indices]  # (N,)
         self.fingerprint = base.fingerprint
+        self._seed: Tensor | None = None  # int64
+
+    def seed_draws(self, seed: int) -> None:
+        """From now on let what the transform draws for an image depend on ``seed`` and the image alone: not on the
+        process that loads it, nor on what was drawn before. To be called before every epoch, first before processes
+        that load images are started; those learn of a new seed through shared memory.
+        """
+        if self._seed is None:
+            self._seed = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._seed.fill_(seed % 2**63)
 
     @property
     def boxes(self) -> Tensor | None:
@@ -63,7 +75,14 @@ class Split(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.base[self.indices[index]]
-        return image if self.transform is None else self.transform(image), label
+        if self.transform is None:
+            return image, label
+        if self._seed is None:
+            return self.transform(image), label
+        with torch.random.fork_rng(devices=()):
+            mixed = np.random.SeedSequence((self._seed.item(), index)).generate_state(1, np.uint64)
+            torch.default_generator.manual_seed(int(mixed[0]))
+            return self.transform(image), label
 
 
 def hold_out(
@@ -105,6 +124,8 @@ def load_dataset(
     protocol: str = "clean",
     *,
     transform: Callable[[Tensor], Tensor] | None = None,
+    cache: str | Path | None = None,
+    image_size: int = 448,
     **options: object,
 ) -> Split:
     """A torch Dataset of (uint8 tensor (3, H, W), or ``transform`` of it, label),
@@ -120,11 +141,14 @@ def load_dataset(
     validation list where it has one ("groceries", "folder"). Protocol "paper" trains on
     all training images and has no "val". The test images are the same in both.
 
+    With ``cache``, a folder, photographs are decoded once and kept there: ``transform``
+    gets them resized to 550/448 of ``image_size`` in both directions, see ``Cached``.
+
     The result has ``classes``, ``class_to_idx``, ``targets``, ``fingerprint`` and,
     where the set has them, ``boxes`` and ``part_locations``.
 
-    Raises ValueError for an unknown name, split or protocol, and for a root that does
-    not hold the set.
+    Raises ValueError for an unknown name, split or protocol, for a root that does
+    not hold the set, and for a cache of the birds, which are not decoded.
     """
     if name not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
@@ -132,6 +156,8 @@ def load_dataset(
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if split not in ("train", "val", "test"):
         raise ValueError(f"split must be 'train', 'val' or 'test', got {split!r}")
+    if cache is not None and name == "birds":
+        raise ValueError(f"birds are drawn, not decoded, so there is nothing to keep in {cache}: give no cache")
     if split == "val" and protocol == "paper":
         raise ValueError(
             "protocol 'paper' trains on all training images, so it has no split 'val': use 'clean'"
@@ -141,7 +167,9 @@ def load_dataset(
         if name == "birds":
             return None if part == "val" else _birds(part, **options)
         listing = READERS[name](root, part, **options)
-        return None if listing is None else Photographs(listing)
+        if listing is None:
+            return None
+        return Photographs(listing) if cache is None else Cached(listing, image_size, cache)
 
     if split == "test":
         base, indices = whole("test"), None

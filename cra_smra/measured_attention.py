@@ -1,0 +1,189 @@
+"""Attention maps of networks and runs, measured against the parts and boxes of their images, and over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cra_smra.attention import MAPS, attention_maps, entropy
+from cra_smra.coverage import coverage, mass, region_names, regions, shared_top
+from cra_smra.data import Split
+from cra_smra.data.transforms import normalise
+from cra_smra.model import CRASMRA, PlainNetwork
+from cra_smra.runs import load_network, provenance, read_run
+
+BATCH = 16  # images whose gradients are held at once: at 448 px some gigabytes
+
+
+def measure_maps(maps: Mapping[str, Sequence[Tensor]], masks: Tensor, names: Sequence[str]) -> dict[str, object]:
+    """Measure maps, by kind one (B, h, w) for each stage, against masks (B, R, H, W) of the regions ``names``.
+
+    Returns for each kind the ``overlap`` of the stages and a list of ``stages``; a stage has its ``cells``,
+    ``entropy``, whether it is ``empty`` (0 or 1), and by region ``mass``, ``top``, ``peak`` and ``uniform``
+    (``Coverage``). Every value is a tensor (B,), one number for each image.
+    """
+    measured = {}
+    for kind, stages in maps.items():
+        rows = []
+        for found in stages:
+            weights = mass(found)
+            row = {"cells": list(found.shape[1:]), "entropy": entropy(weights), "empty": weights[:, 0].isnan().float()}
+            for name, values in coverage(found, masks)._asdict().items():
+                row[name] = dict(zip(names, values.unbind(dim=1), strict=True))
+            rows.append(row)
+        measured[kind] = {"overlap": shared_top(stages), "stages": rows}
+    return measured
+
+
+def measure(
+    network: CRASMRA | PlainNetwork,
+    dataset: Split,
+    *,
+    statistics: str = "imagenet",
+    images: int = 300,
+    progress: bool = True,
+) -> dict[str, object]:
+    """Measure the maps of a network in evaluation mode on ``images`` images of a data set, spread evenly over it,
+    since sets are sorted by class; all of them where there are fewer.
+
+    Returns, ready for JSON, the number of ``images``, the names of the ``regions``, and in ``maps`` what
+    ``measure_maps`` returns for ``attention.attention_maps``, every value the mean over the images. Empty maps are
+    left out of the means, and None stands where all are empty. Grad-CAM asks about the class that the network
+    predicts. A part that does not show counts with 0, so that shares add up.
+
+    ``statistics`` are those of ``normalise``. Raises ValueError as ``region_names`` does, and for images below 1.
+    """
+    from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
+
+    names, count = region_names(dataset), min(images, len(dataset))
+    if count < 1:
+        raise ValueError(f"images must be at least 1, got {images}")
+    places = [place * len(dataset) // count for place in range(count)]
+    device = next(network.parameters()).device
+    found = []
+    hidden = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
+    with tqdm(total=count, desc="measure attention", leave=False, **hidden) as bar:
+        for start in range(0, count, BATCH):
+            rows = [regions(dataset, place) for place in places[start : start + BATCH]]
+            pictures, masks = (torch.stack(column).to(device) for column in zip(*rows, strict=True))
+            found.append(measure_maps(attention_maps(network, normalise(pictures, statistics)), masks, names))
+            bar.update(len(rows))
+
+    def mean(batches: list[Tensor]) -> float | None:
+        value = torch.cat(batches).double().nanmean().item()
+        return None if value != value else round(value, 6)  # JSON knows no NaN
+
+    return {"images": count, "regions": list(names), "maps": _combine(found, mean)}
+
+
+def over_seeds(results: Sequence[dict[str, object]], level: float = 0.95) -> dict[str, object]:
+    """Several results of ``measure``, one for each seed, as one of the same form: every value becomes its ``mean``
+    over the seeds, ``low`` and ``high``, the t interval of that ``level``, and the number of ``seeds``.
+
+    The interval is None for one seed. A seed whose maps were all empty is left out; without any, mean is None.
+    Raises ValueError for no results, and for results of different images, regions or maps.
+    """
+    from scipy.stats import t
+
+    if not results:
+        raise ValueError("no results to average: measure at least one run first")
+    if len({(result["images"], tuple(result["regions"])) for result in results}) > 1:
+        raise ValueError("the results were measured on different numbers of images or different regions: measure anew")
+
+    def interval(values: list[float | None]) -> dict[str, float | int | None]:
+        kept = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
+        seeds, mean = len(kept), kept.mean().item()
+        if seeds < 2:
+            return {"mean": mean if seeds else None, "low": None, "high": None, "seeds": seeds}
+        half = t.ppf((1 + level) / 2, seeds - 1) * kept.std().item() / seeds**0.5
+        return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": seeds}
+
+    maps = _combine([result["maps"] for result in results], interval)
+    return {"images": results[0]["images"], "regions": list(results[0]["regions"]), "maps": maps}
+
+
+def _combine(trees: list[object], leaf: Callable[[list[object]], object]) -> object:
+    """Nested dicts and lists of one shape as one, their values put together by ``leaf``; whole numbers must agree and
+    stay.
+    """
+    first = trees[0]
+    if isinstance(first, dict):
+        if any(tree.keys() != first.keys() for tree in trees):
+            raise ValueError(f"the results have different maps: all must have {', '.join(first)}")
+        return {key: _combine([tree[key] for tree in trees], leaf) for key in first}
+    if isinstance(first, list):
+        return [_combine(list(column), leaf) for column in zip(*trees, strict=True)]
+    if isinstance(first, int):
+        if set(trees) != {first}:
+            raise ValueError(f"the results have maps of different sizes: {first} cells and others in one direction")
+        return first
+    return leaf(trees)
+
+
+def measure_run(
+    run: str | Path, *, images: int = 300, checkpoint: str = "chosen", progress: bool = True
+) -> dict[str, object]:
+    """Measure the maps of a finished run on the test images of its data set; ``images`` and the result's
+    ``attention`` as in ``measure``.
+
+    The result also has ``trained``, the run's run.json, and where and with what it was ``measured``. Raises ValueError
+    for a run that is not there, not finished or of other data.
+    """
+    record = read_run(run)
+    if record["status"] != "finished":
+        raise ValueError(f"{run} is not finished: give its train command again, and it goes on")
+    network, recipe, classes = load_network(run, checkpoint)
+    dataset = replace(recipe, cache=None).load("test")  # boxes speak of the original pixels
+    if list(dataset.classes) != classes:
+        raise ValueError(f"the classes of {recipe.dataset} are not those that {run} was trained on")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device)
+    return {
+        "trained": record,
+        "measured": {"checkpoint": checkpoint, "test_fingerprint": dataset.fingerprint} | provenance(device),
+        "attention": measure(network, dataset, statistics=recipe.normalisation, images=images, progress=progress),
+    }
+
+
+def table(attention: Mapping[str, object]) -> str:
+    """What ``measure`` or ``over_seeds`` returned as a Markdown table: a row for each map of each stage, in percent,
+    with half the width of the interval where there are several seeds.
+
+    "flat" is what a map without any structure would have. Of the parts, the one is named on which the map's mass is
+    largest in relation to that, with the ratio.
+    """
+    names = attention["regions"]
+    parts = names[: names.index("object")]
+    told = [name for name in ("object", "distinguishing") if name in names]
+    head = ["map", "stage", *(f"{what} on {name}" for name in told for what in ("mass", "peak", "flat"))]
+    lines = [[*head, *(["most on"] if parts else []), "entropy", "overlap"]]
+    lines.append(["---"] * len(lines[0]))
+    for kind, found in attention["maps"].items():
+        for stage, row in enumerate(found["stages"], start=3):
+            line = [MAPS[kind], str(stage)]
+            line += [_percent(row[what][name]) for name in told for what in ("mass", "peak", "uniform")]
+            if parts:
+                shares = {name: (_mean(row["mass"][name]), _mean(row["uniform"][name])) for name in parts}
+                ratios = {name: share / flat for name, (share, flat) in shares.items() if share is not None and flat}
+                most = max(ratios, key=ratios.get, default=None)
+                line.append("-" if most is None else f"{most} x {ratios[most]:.1f}")
+            lines.append([*line, _percent(row["entropy"]), _percent(found["overlap"])])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean(value: float | None | Mapping[str, float | None]) -> float | None:
+    """A value of one result, or its mean over seeds."""
+    return value["mean"] if isinstance(value, Mapping) else value
+
+
+def _percent(value: float | None | Mapping[str, float | None]) -> str:
+    """A share for the table."""
+    mean = _mean(value)
+    if mean is None:
+        return "-"
+    high = value["high"] if isinstance(value, Mapping) else None
+    return f"{100 * mean:.1f}" + ("" if high is None else f" ± {100 * (high - mean):.1f}")

@@ -6,10 +6,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cra_smra.attach import attach, detach
     from cra_smra.cram import CRAM
     from cra_smra.data import load_dataset
     from cra_smra.evaluate import evaluate
     from cra_smra.model import CRASMRA
+    from cra_smra.predict import Classifier
     from cra_smra.recipes import Recipe
     from cra_smra.smram import SMRAM
     from cra_smra.train import train
@@ -20,12 +22,26 @@ ROOMS = {
     "CRAM": "cram",
     "CRASMRA": "model",
     "SMRAM": "smram",
+    "Classifier": "predict",
     "Recipe": "recipes",
+    "attach": "attach",
+    "detach": "attach",
     "evaluate": "evaluate",
     "load_dataset": "data",
     "train": "train",
 }
-__all__ = ["CRAM", "CRASMRA", "SMRAM", "Recipe", "evaluate", "load_dataset", "train"]
+__all__ = [
+    "CRAM",
+    "CRASMRA",
+    "SMRAM",
+    "Classifier",
+    "Recipe",
+    "attach",
+    "detach",
+    "evaluate",
+    "load_dataset",
+    "train",
+]
 
 
 class _Package(ModuleType):

@@ -134,6 +134,13 @@ class Backbone(nn.Module):
             )
         return self.run(0, images)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised -> the last stage's map (B, C, H/32, W/32)."""
+        x = self.stem(images)
+        for stage in (1, 2, 3):
+            x = self.run(stage, x)
+        return x
+
 
 def load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
     """Load torchvision's weights by name, or a state dict from a local file; the

@@ -8,18 +8,20 @@ USAGE = """usage: cra-smra COMMAND ...
 Fine-grained visual classification with channel re-attention and spatial multi-region attention.
 
 commands, each with --help:
-  train NAME   train a network by a named recipe; any field of the recipe is an option
-  eval RUN     evaluate a trained run directory
-  ablate GRID  train the rows of an ablation with several seeds, and compare them
-  explain RUN IMAGE     what a trained run says about an image file, and where it looks
-  measure RUN ...       how much of the maps of trained runs lies on parts, object and background
-  data make NAME ROOT   draw a small set in an official layout, to try things out
-  data get NAME ROOT    download and unpack a set, where an address is alive
-  data check ROOT       look at every list and image of a set and say whether training can start
-  data cache NAME ROOT  decode the photographs once, for trainings with --cache
-  bench data   measure how fast training images are loaded
+  train NAME             train a network by a named recipe; any field of the recipe is an option
+  eval RUN               evaluate a trained run directory; with a second run, compare the protocols
+  predict RUN IMAGE ...  the most probable classes of images
+  explain RUN IMAGE      what a trained run says about an image file, and where it looks
+  measure RUN ...        how much of the maps of trained runs lies on parts, object and background
+  ablate GRID            train the rows of an ablation with several seeds, and compare them
+  export RUN             a network as one file for other programs, ONNX or torch.export
+  data make NAME ROOT    draw a small set in an official layout, to try things out
+  data get NAME ROOT     download and unpack a set, where an address is alive
+  data check ROOT        look at every list and image of a set and say whether training can start
+  data cache NAME ROOT   decode the photographs once, for trainings with --cache
+  bench data             measure how fast training images are loaded
 """
-COMMANDS = ("train", "eval", "explain", "measure", "ablate", "data", "bench")
+COMMANDS = ("train", "eval", "predict", "explain", "measure", "ablate", "export", "data", "bench")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Ablations: grids of recipes, and the runs behind their rows, each run once and kept as a small result file."""
+"""Ablations run: each row with each seed once, kept as a small result file that holds all that the tables need."""
 
 from __future__ import annotations
 
@@ -12,30 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from cra_smra.grids import Row, spelt
 from cra_smra.model import fuse
-from cra_smra.recipes import QUICK, Recipe
+from cra_smra.recipes import Recipe
 from cra_smra.runs import read_run, write_json
 from cra_smra.train import train
 
-GRIDS = ("table3", "table4", "table5", "ledger", "rates")
 HERE = {"root": None, "cache": None}  # fields of a recipe that say where images lie, which changes no result
-PLAIN, HEADS, CBAM, CRAM, BOTH, SMRAM = (
-    "plain backbone",
-    "heads",
-    "heads + CBAM",
-    "heads + CRAM",
-    "heads + CRAM + SMRAM",
-    "heads + SMRAM",
-)
-# What the paper's Table 3 switches, as fields of a recipe.
-NETWORKS = {
-    PLAIN: {"method": "plain"},
-    HEADS: {"method": "cra-smra", "cram": None, "smram": False},
-    CBAM: {"method": "cra-smra", "cram": "cbam", "smram": False},
-    CRAM: {"method": "cra-smra", "cram": "cram", "smram": False},
-    BOTH: {"method": "cra-smra", "cram": "cram", "smram": True},
-    SMRAM: {"method": "cra-smra", "cram": None, "smram": True},
-}
 # Fields that stand in the name of a run, where they are not the paper's.
 NAMED = (
     *("omega", "omega_warmup", "delta", "gamma", "reduction", "neck", "shared_phi", "smram_norm"),
@@ -43,116 +26,11 @@ NAMED = (
 )
 
 
-class Row(NamedTuple):
-    """A row of a table: its name, its recipe, and the row that it is tested against, if any."""
-
-    name: str
-    recipe: Recipe
-    against: str | None = None
-
-
 class Cell(NamedTuple):
     """A row trained with one seed; ``recipe`` has that seed."""
 
     row: Row
     recipe: Recipe
-
-
-def base_recipe(dataset: str) -> Recipe:
-    """What the rows of an ablation have in common: the quick recipe where the set has one, else the paper's. The birds
-    get 3,000 test images, so that one run's standard error is below a point, and bf16, twice as fast on some CPUs.
-    """
-    if dataset == "birds":
-        return Recipe.quick("birds", epochs=12, test_per_class=150, precision="bf16")
-    return Recipe.quick(dataset) if dataset in QUICK else Recipe(dataset=dataset)
-
-
-def grid(
-    name: str, base: Recipe, plain_rate: float | None = None, rates: Sequence[float] | None = None
-) -> list[Row]:
-    """The rows of the grid ``name``, one of GRIDS; all have ``base`` in common, its protocol and budget too.
-
-    "table3" switches the modules, "table4" delta, "table5" gamma, "ledger" every other reading of the method that is a
-    field of the recipe, and the two remedies of ours, one at a time. "rates" is the search of the learning rates: the
-    plain backbone, the heads and the whole method over the same list of ``rates``, those of the backbone, by default
-    from a quarter of the base's to four times it; the other rates keep their ratio to it. ``plain_rate`` is the plain
-    backbone's in "table3", by default the one that Recipe.quick has for it, elsewhere the base's.
-
-    Raises ValueError for an unknown name, for rates that are not positive, and for a search by protocol "paper".
-    """
-    if name not in GRIDS:
-        raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {name!r}")
-    whole = replace(base, **NETWORKS[BOTH])
-    if name == "table3":
-        recipes = {row: replace(base, **change) for row, change in NETWORKS.items()}
-        recipes[PLAIN] = with_rate(recipes[PLAIN], default_plain_rate(base) if plain_rate is None else plain_rate)
-        against = {HEADS: PLAIN, CBAM: HEADS, CRAM: CBAM, BOTH: CRAM, SMRAM: HEADS}
-        return [Row(row, recipe, against.get(row)) for row, recipe in recipes.items()]
-    if name == "table4":
-        return sweep(whole, "delta", (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0), 0.9)
-    if name == "table5":
-        return sweep(whole, "gamma", (0.0, 0.5, 1.0, 2.0, 5.0), 1.0)
-    if name == "ledger":
-        first = "first readings"
-        changed = [(f"{field} {spelt(value)}", replace(whole, **{field: value})) for field, value in readings(whole)]
-        return [Row(first, whole), *(Row(row, recipe, first) for row, recipe in changed if recipe != whole)]
-    if base.protocol != "clean":
-        raise ValueError("rates are chosen on held-out images: protocol must be 'clean', got 'paper'")
-    return [
-        Row(f"{row}, rate {rate:g}", with_rate(replace(base, **NETWORKS[row]), rate))
-        for row in (PLAIN, HEADS, BOTH)
-        for rate in rates or [factor * base.lr_backbone for factor in (0.25, 0.5, 1, 2, 4)]
-    ]
-
-
-def default_plain_rate(base: Recipe) -> float:
-    """The base's rate; where there is a quick recipe, as many times that as the quick recipe of the plain backbone has,
-    which learns from one cross-entropy in place of a sum of weight 7.
-    """
-    if base.dataset not in QUICK:
-        return base.lr_backbone
-    plain = Recipe.quick(base.dataset, method="plain")
-    return base.lr_backbone * (plain.lr_backbone / Recipe.quick(base.dataset).lr_backbone)
-
-
-def sweep(base: Recipe, field: str, values: Sequence[float], default: float) -> list[Row]:
-    """A row for each value of one field, tested against the row of the paper's value."""
-    return [
-        Row(f"{field} {value:g}", replace(base, **{field: value}), None if value == default else f"{field} {default:g}")
-        for value in values
-    ]
-
-
-def readings(base: Recipe) -> list[tuple[str, object]]:
-    """The ledger's other readings, as fields and their values; those without any effect on ``base`` are left out."""
-    changes: list[tuple[str, object]] = [
-        ("reduction", 4),
-        ("out_channels", base.out_channels // 2),
-        ("neck", "fbsd"),
-        ("shared_phi", True),
-        ("pooling", "mean"),
-        ("pooling", "top5"),
-        ("head", "linear"),
-        ("lr_heads", base.lr_heads / 10),
-        ("normalisation", "half"),
-        ("weight_decay", 5e-4 if base.weight_decay == 1e-5 else 1e-5),
-        ("cosine", "swinging"),
-        ("smram_norm", "map"),  # ours, as the next
-        ("omega_warmup", base.epochs // 4),
-    ]
-    if base.dataset != "birds":
-        changes.append(("crop", "centre"))
-    if base.backbone.startswith("densenet"):
-        changes.append(("final_norm", False))
-    return changes
-
-
-def with_rate(recipe: Recipe, rate: float) -> Recipe:
-    """The recipe with ``rate`` for the backbone; the other two learning rates keep their ratio to it."""
-    if not (rate > 0 and recipe.lr_backbone > 0):
-        raise ValueError(f"learning rates must be positive, got {rate} in place of {recipe.lr_backbone}")
-    scale = rate / recipe.lr_backbone
-    return replace(recipe, lr_backbone=rate, lr_cram=recipe.lr_cram * scale, lr_heads=recipe.lr_heads * scale)
 
 
 def cells(rows: Sequence[Row], seeds: int) -> list[Cell]:
@@ -165,7 +43,9 @@ def cells(rows: Sequence[Row], seeds: int) -> list[Cell]:
 
 
 def portable(recipe: Recipe) -> Recipe:
-    """The recipe without what belongs to one machine: folders, and the folder of a file of weights."""
+    """The recipe without what belongs to one machine: folders, also that of a file of weights, which its name stands
+    for.
+    """
     return replace(recipe, **HERE, weights=recipe.weights and Path(recipe.weights).name)
 
 
@@ -175,11 +55,6 @@ def identity(recipe: Recipe) -> dict[str, object]:
     """
     values = portable(recipe).to_dict()
     return {field.name: values[field.name] for field in fields(recipe) if values[field.name] != field.default}
-
-
-def spelt(value: object) -> str:
-    """A value as it stands in names: 0.0006 for 0.0006000000000000001."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def cell_name(recipe: Recipe) -> str:
@@ -194,28 +69,32 @@ def cell_name(recipe: Recipe) -> str:
 
 
 def run_cell(cell: Cell, rows: Sequence[Row], out: Path, results: Path, *, progress: bool = False) -> dict[str, object]:
-    """The result of one cell: read from the folder ``results`` if it is there or if another grid beside it has it, else
-    trained in a folder of ``out`` and written.
+    """The result of one cell: read if it is there, else trained in a folder of ``out`` and written into ``results``.
 
-    An interrupted training goes on; one that is finished is not repeated. Raises ValueError when a file of that name
-    holds another recipe.
+    An interrupted training goes on; one that is finished is not repeated. A training whose loss is no longer finite is
+    a result too, of status "diverged" and without accuracies. Raises ValueError when a file of that name holds another
+    recipe.
     """
     name = cell_name(cell.recipe)
-    path = results / f"{name}.json"
-    places = [path, *sorted(results.parent.glob(f"*/{name}.json"))]
-    place = next((place for place in places if place.is_file()), None)
-    if place is None:
-        run, peak = train_cell(cell.recipe, out / name, progress)
-        result = describe(run, peak)
-        (run / "checkpoints" / "last.pt").unlink(missing_ok=True)  # two thirds of the run's size, needed to resume only
-    else:
-        result = read_result(place, cell.recipe)
-    result = {"row": cell.row.name, "against": cell.row.against, "rows": [row.name for row in rows]} | {
-        key: value for key, value in result.items() if key not in ("row", "against", "rows")
-    }
-    if place != path:
-        write_json(path, result)
+    result = stored_cell(cell, rows, results)
+    if result is None:
+        result = heading(cell.row, rows) | train_cell(cell.recipe, out / name, progress)
+        (out / name / "checkpoints" / "last.pt").unlink(missing_ok=True)  # two thirds of its size, for resuming only
+    if not (results / f"{name}.json").is_file():
+        write_json(results / f"{name}.json", result)
     return result
+
+
+def stored_cell(cell: Cell, rows: Sequence[Row], results: Path) -> dict[str, object] | None:
+    """The result of one cell in the folder ``results`` or in another grid's folder beside it; None if there is none."""
+    name = f"{cell_name(cell.recipe)}.json"
+    place = next((path for path in (results / name, *sorted(results.parent.glob(f"*/{name}"))) if path.is_file()), None)
+    return None if place is None else read_result(place, cell.recipe) | heading(cell.row, rows)
+
+
+def heading(row: Row, rows: Sequence[Row]) -> dict[str, object]:
+    """What a result file says of its place in a table, so that tables can be made from result files alone."""
+    return {"row": row.name, "against": row.against, "rows": [row.name for row in rows]}
 
 
 def read_result(path: Path, recipe: Recipe) -> dict[str, object]:
@@ -230,22 +109,30 @@ def read_result(path: Path, recipe: Recipe) -> dict[str, object]:
     return result
 
 
-def train_cell(recipe: Recipe, run: Path, progress: bool) -> tuple[Path, int | None]:
-    """Train, or go on; returns the run directory and the peak of the GPU's memory in bytes, None where there is no GPU
-    or nothing was left to train.
-    """
-    if (run / "run.json").is_file() and read_run(run)["status"] == "finished":
-        return train(recipe, run, progress=progress), None
-    if not torch.cuda.is_available():
-        return train(recipe, run, progress=progress), None
-    torch.cuda.reset_peak_memory_stats()
-    return train(recipe, run, progress=progress), torch.cuda.max_memory_allocated()
+def train_cell(recipe: Recipe, run: Path, progress: bool) -> dict[str, object]:
+    """Train, or go on, and return what there is to keep of the run."""
+    there = (run / "run.json").is_file() and read_run(run)["status"] == "finished"
+    measured = torch.cuda.is_available() and not there
+    if measured:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        train(recipe, run, progress=progress)
+    except FloatingPointError as error:
+        return machine_free(read_run(run)) | {"status": "diverged", "reason": str(error)}
+    return describe(run, torch.cuda.max_memory_allocated() if measured else None)
+
+
+def machine_free(record: dict[str, object]) -> dict[str, object]:
+    """A run.json for keeping: without folders of one machine, and without the list of classes, which may be long."""
+    dataset = {key: value for key, value in record["dataset"].items() if key != "classes"}
+    return record | {"recipe": portable(Recipe.from_dict(record["recipe"])).to_dict(), "dataset": dataset}
 
 
 def describe(run: Path, peak: int | None = None) -> dict[str, object]:
     """What a finished run directory says, small enough to keep: run.json, the held-out accuracy of the chosen epoch,
     the last epoch's attention, operations and memory, and which test images were right.
 
+    ``peak``, the largest memory of the GPU in bytes, is None where there is no GPU or the run was there already.
     ``flops`` are those of one image's forward pass in evaluation mode, a multiplication and an addition counted as two.
     ``right`` is one bit for each test image, packed, in hexadecimal digits; ``right_images`` reads it.
     """
@@ -257,13 +144,13 @@ def describe(run: Path, peak: int | None = None) -> dict[str, object]:
             torch.from_numpy(arrays[name]) for name in ("stage_logits", "overall_logits", "targets")
         )
     right = (fuse(stages, overall).argmax(dim=1) == targets).numpy()  # (N,)
-    kept = ("suppressed", "overlap", "entropy", "diversity_loss", "train_accuracy")
-    record["recipe"] = record["recipe"] | {"root": None}
-    record["dataset"] = {key: value for key, value in record["dataset"].items() if key != "classes"}
-    return record | {
+    kept = ("train_accuracy", "suppressed")
+    if "overlap" in history[-1]:  # there is SMRAM
+        kept += ("overlap", "entropy", "diversity_loss")
+    return machine_free(record) | {
         "held_out_accuracy": history[record["result"]["chosen_epoch"] - 1].get("val_accuracy"),
         "last_epoch": {name: history[-1][name] for name in kept if name in history[-1]},
-        "flops": count_flops(recipe, len(read_run(run)["dataset"]["classes"])),
+        "flops": count_flops(recipe, len(record["dataset"]["classes"])),
         "peak_memory_bytes": peak,
         "right": np.packbits(right).tobytes().hex(),
     }

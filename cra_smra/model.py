@@ -101,7 +101,7 @@ def fuse(
     raise ValueError(f"fusion must be 'softmax' or 'logits', got {fusion!r}")
 
 
-class Classifier(nn.Module):
+class Network(nn.Module):
     """What both networks share: prediction from their outputs."""
 
     def predict(self, images: Tensor, fusion: str = "softmax") -> Tensor:
@@ -117,11 +117,12 @@ class Classifier(nn.Module):
         return fuse(output.stage_logits, output.overall_logits, fusion)
 
 
-class CRASMRA(Classifier):
+class CRASMRA(Network):
     """Backbone, CRAM after stages 3, 4 and 5, four classifiers, and in training SMRAM.
 
-    ``backbone``, ``weights`` and ``final_norm`` go to ``Backbone``, ``reduction``,
-    ``omega``, ``delta`` and ``neck`` to ``CRAM``, ``shared_phi``
+    ``backbone``, ``weights`` and ``final_norm`` go to ``Backbone``; a module is taken as
+    it is and needs ``channels``, ``stem`` and ``run`` as ``Backbone`` has them. ``reduction``,
+    ``omega``, ``delta`` and ``neck`` go to ``CRAM``, ``shared_phi``
     and ``smram_norm`` to ``SMRAM``. ``cram="cbam"`` puts CBAM in CRAM's place, ``cram=None`` only the
     convolution; ``smram=False`` leaves SMRAM out: the rows of the paper's Table 3.
     ``out_channels`` is C_a, ``pooling`` and ``head`` shape the classifiers.
@@ -133,7 +134,7 @@ class CRASMRA(Classifier):
 
     def __init__(
         self,
-        backbone: str = "resnet50",
+        backbone: str | nn.Module = "resnet50",
         num_classes: int = 200,
         *,
         weights: str | Path | None = None,
@@ -153,7 +154,11 @@ class CRASMRA(Classifier):
         super().__init__()
         check_num_classes(num_classes)
         check_suppression(omega, delta)
-        self.backbone = Backbone(backbone, weights=weights, final_norm=final_norm)
+        self.backbone = (
+            Backbone(backbone, weights=weights, final_norm=final_norm)
+            if isinstance(backbone, str)
+            else backbone
+        )
         if cram == "cram":
             options = {
                 "reduction": reduction,
@@ -250,7 +255,7 @@ class CRASMRA(Classifier):
         )
 
 
-class PlainNetwork(Classifier):
+class PlainNetwork(Network):
     """The plain backbone: global average pooling and one linear layer, as torchvision's
     own classifier.
 
@@ -277,7 +282,7 @@ class PlainNetwork(Classifier):
         for stage in (1, 2, 3):
             x = self.backbone.run(stage, x)
         logits = self.fc(global_pool(x, "mean"))  # (B, K)
-        return Output(logits.new_zeros(len(logits), 0, logits.shape[1]), logits, None)
+        return Output(logits.new_zeros(logits.shape[0], 0, logits.shape[1]), logits, None)
 
 
 def check_num_classes(num_classes: int) -> None:

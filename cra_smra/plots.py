@@ -7,6 +7,7 @@ Series differ in lightness, dash and marker as well as in hue, so that they surv
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -344,4 +345,36 @@ def fields_of_view(image: Tensor, views: Mapping[str, tuple[int, int, tuple[floa
                 axes.add_patch(Rectangle(corner, width, width, facecolor=fill, edgecolor=INK, linewidth=1.6))
             axes.set(xlim=(0, side), ylim=(side, 0))
             axes.set_title(name, fontsize=11)
+    return figure
+
+
+def annotated_pictures(
+    images: Sequence[Tensor],
+    titles: Sequence[str] = (),
+    boxes: Tensor | None = None,
+    parts: Tensor | None = None,
+    columns: int = 4,
+) -> Figure:
+    """Images (3, H, W) of any size in rows of ``columns``, with a title over each, their boxes and their parts.
+
+    ``boxes`` (N, 4) are left, top, width, height in pixels, ``parts`` (N, P, 3) x, y, and 1 where a part is visible,
+    as in a ``Listing``.
+    """
+    with style():
+        rows = -(-len(images) // columns)
+        figure, grid = plt.subplots(rows, columns, figsize=(1.45 * columns, 1.75 * rows), squeeze=False)
+        for place, axes in enumerate(grid.flat):
+            bare(axes)
+            if place >= len(images):
+                continue
+            axes.imshow(as_picture(images[place]).numpy())
+            if boxes is not None:
+                left, top, width, height = boxes[place].tolist()
+                for colour, thickness in (("white", 2.6), (INK, 1.2)):
+                    axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=colour, lw=thickness))
+            if parts is not None:
+                x, y, seen = parts[place].T.numpy()
+                axes.scatter(x[seen == 1], y[seen == 1], s=16, color=COLOURS[1], edgecolors=INK, linewidths=0.7)
+            if place < len(titles):
+                axes.set_title(textwrap.fill(titles[place], 18), fontsize=8)
     return figure

@@ -235,7 +235,7 @@ class Recipe:
     def load(self, split: str) -> Split:
         """The split of the data set; training images are augmented."""
         if self.dataset != "birds":
-            geometry = crop_and_flip if self.cache else resize_and_crop
+            geometry = resize_and_crop if self.cache is None else crop_and_flip
             return load_dataset(
                 self.dataset,
                 self.root,

@@ -35,9 +35,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError:  # a full disk, say: the part would only take more of it
-        partial.unlink(missing_ok=True)
-        raise
+    finally:
+        partial.unlink(missing_ok=True)  # it is there still when the disk was full
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,3 +79,34 @@ def open_folder():
         folder = Path(name)
         folder.chmod(0o755)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def made_sets(tmp_path_factory) -> dict[str, Path]:
+    """A small copy of every set of photographs; tests only read them."""
+    from cra_smra.data.make import MADE, make
+
+    small = {"num_classes": 3, "train_per_class": 6, "test_per_class": 3, "size": 64}
+    return {name: make(name, tmp_path_factory.mktemp(name), **small) for name in MADE}
+
+
+@pytest.fixture
+def copy_of(made_sets, tmp_path):
+    """A function: name of a set -> the root of a copy to break, below which nothing else lies."""
+    return lambda name: Path(shutil.copytree(made_sets[name], tmp_path / "root" / made_sets[name].name)).parent
+
+
+def images(name: str, root: Path, split: str = "train") -> list[Path]:
+    """The files of a split, in the order of its listing."""
+    from cra_smra.data import READERS
+
+    listing = READERS[name](root, split)
+    return [listing.folder / path for path in listing.paths]
+
+
+def pick(name: str, root: Path, split: str, label: int, number: int = 1) -> Path:
+    """An image of a class; number 0 is the odd one of many a class."""
+    from cra_smra.data import READERS
+
+    targets = READERS[name](root, split).targets.tolist()
+    return [path for path, target in zip(images(name, root, split), targets, strict=True) if target == label][number]

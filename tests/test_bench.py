@@ -44,12 +44,14 @@ def test_drawn_photographs_are_like_those_of_cub(tmp_path):
 
 def test_training_batches_of_every_chain(tmp_path):
     listing = bench.draw_photographs(tmp_path, 3)
+    steps = [type(step).__name__ for step in bench.v1_chain(64).transforms]
+    assert steps == ["Resize", "RandomCrop", "RandomHorizontalFlip", "ToTensor", "Normalize"]
     chains = bench.data_chains(listing, 64, tmp_path / "cache")
     kinds = {name: (load([0, 2]).shape, load([1]).dtype) for name, load in chains.items()}
     assert {shape for shape, _ in kinds.values()} == {(2, 3, 64, 64)}
     assert {name for name, (_, dtype) in kinds.items() if dtype == torch.uint8} == {"without cache", "with cache"}
     for load in chains.values():
-        assert len({load([0]).numpy().tobytes() for _ in range(8)}) > 1  # cropped and flipped at random
+        assert len({load([0]).numpy().tobytes() for _ in range(8)}) > 2  # cropped and not only flipped at random
 
 
 def test_a_summary_by_hand():

@@ -3,18 +3,23 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from conftest import tiny
 from cra_smra import CRAM, load_dataset, train
-from cra_smra.runs import read_run
-from cra_smra.train import chosen, cosine_factor, parameter_groups
+from cra_smra.evaluate import make_accelerator, make_loader
+from cra_smra.runs import read_run, resume_point
+from cra_smra.train import chosen, cosine_factor, parameter_groups, train_epoch
 
 
 def weights(run, name: str = "last") -> dict[str, torch.Tensor]:
@@ -74,6 +79,8 @@ def test_the_run_directory_tells_everything(trained):
     assert record["device"]["type"] == "cpu"
     assert record["wall_time_s"] > 0 and record["images_per_s"] > 0
     history = rows(trained)
+    assert all(0 < row["waiting"] < 1 for row in history)
+    assert record["waiting"] == pytest.approx(sum(row["waiting"] for row in history) / 3)
     assert [row["epoch"] for row in history] == [1, 2, 3]
     for row in history:
         assert len(row["suppressed"]) == 3 and all(0 <= share <= 1 for share in row["suppressed"])
@@ -145,27 +152,58 @@ def wait_for_epoch(run, epoch: int, process: subprocess.Popen) -> None:
     raise AssertionError(f"epoch {epoch} was not reached: {process.communicate()}")
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_ends_with_the_same_weights(trained, tmp_path, kill):
+@pytest.mark.parametrize(("kill", "workers"), [(signal.SIGKILL, "2"), (signal.SIGINT, "0")])
+def test_a_killed_run_ends_with_the_same_weights(trained, tmp_path, kill, workers):
     run = tmp_path / "run"
-    process = start_run(run)
+    process = start_run(run, "--workers", workers)
     wait_for_epoch(run, 1, process)
     os.kill(process.pid, kill)
-    _, errors = process.communicate(timeout=60)
+    process.wait(60)
     assert process.returncode != 0 and read_run(run)["status"] == "running"
     if kill == signal.SIGINT:
+        _, errors = process.communicate()
         assert process.returncode == 130
         assert errors.splitlines()[-1].startswith("cra-smra: interrupted")
     again = start_run(run)
     output, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert "accuracy, mean of softmax" in output
+    assert re.search(r" training images/s, \d+% of the time waiting for images$", output.splitlines()[-1])
     assert same(weights(run), weights(trained))
     assert same(weights(run, "chosen"), weights(trained, "chosen"))
     timing = ("seconds", "images_per_s", "waiting")
     strip = [{key: value for key, value in row.items() if key not in timing} for row in rows(run)]
     assert strip == [{key: value for key, value in row.items() if key not in timing} for row in rows(trained)]
     assert read_run(run)["result"] == read_run(trained)["result"]
+
+
+def test_where_the_images_come_from_does_not_make_another_run(trained):
+    moved = tiny(root="elsewhere", cache="elsewhere/cache", workers=3)
+    assert len(resume_point(trained, moved)["history"]) == 3
+    with pytest.raises(ValueError, match=r"another recipe \(batch_size 8, now 4\)"):
+        resume_point(trained, replace(moved, batch_size=4))
+
+
+def test_the_share_of_waiting_counts_every_image_and_nothing_else(monkeypatch):
+    clock = [0.0]
+
+    def pass_time(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(sys.modules["cra_smra.train"], "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    recipe = tiny(method="plain")
+    split = recipe.load("train")  # 44 images, 5 steps of 8
+    split.transform = lambda image: (pass_time(1.0), image)[1]
+    network = recipe.build(4)
+    network.register_forward_pre_hook(lambda *_: pass_time(24.0))
+    accelerator = make_accelerator(recipe)
+    optimizer = torch.optim.SGD(parameter_groups(network, recipe), momentum=0.9)
+    loader = make_loader(split, recipe.batch_size, 0, shuffle=True, drop_last=True)
+    model, optimizer, loader = accelerator.prepare(network, optimizer, loader)
+    with tqdm(disable=True) as bar:
+        row = train_epoch(0, model, loader, optimizer, recipe, accelerator, bar)
+    assert row["waiting"] == 5 * 8 / (5 * 8 + 5 * 24)
+    assert row["images_per_s"] == 5 * 8 / (5 * 8 + 5 * 24)
 
 
 def test_another_seed_gives_other_weights(trained, tmp_path):

@@ -87,4 +87,4 @@ def run(argv: list[str]) -> None:
         print(report, flush=True)
         if options.json:
             write_json(Path(options.json), report.to_dict())
-        sys.exit(not report.can_train)
+        sys.exit(0 if report.can_train else 1)

@@ -166,19 +166,23 @@ def write_pixels(path: Path, number: int, image: Callable[[int], Tensor]) -> Non
     """
     from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
 
-    threads = os.cpu_count() or 1
+    threads, torch_threads = os.cpu_count() or 1, torch.get_num_threads()
     step = 8 * threads  # images in memory at a time
-    with (
-        open(path, "wb") as file,
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(total=number, desc="decode", unit="image") as bar,
-    ):
-        for start in range(0, number, step):
-            for pixels in pool.map(image, range(start, min(start + step, number))):
-                file.write(pixels.contiguous().numpy())
-                bar.update()
-        file.flush()
-        os.fsync(file.fileno())
+    torch.set_num_threads(1)  # in each of the threads; more of them would wait for each other three times as long
+    try:
+        with (
+            open(path, "wb") as file,
+            ThreadPoolExecutor(threads) as pool,
+            tqdm(total=number, desc="decode", unit="image") as bar,
+        ):
+            for start in range(0, number, step):
+                for pixels in pool.map(image, range(start, min(start + step, number))):
+                    file.write(pixels.contiguous().numpy())
+                    bar.update()
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        torch.set_num_threads(torch_threads)
 
 
 def read_index(path: Path, number: int) -> dict:

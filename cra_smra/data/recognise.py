@@ -194,7 +194,7 @@ def examine(jobs: tuple[Job, ...], title: str, root: Path, fast: bool) -> list[F
             names = [below(root, path) for path, _ in job.archives]
             found.append(Finding("archive", f"{root}: {some(names)} does not hold {title}: no {absent} in it", names))
     into = jobs[0].into.parent
-    if not os.access(into, os.W_OK):
+    if not os.access(into, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         found.append(Finding("room", f"{into} may not be written to, and the archives are unpacked there"))
     elif (free := shutil.disk_usage(into).free) < room:
         found.append(Finding("room", f"{into} has {free:,} bytes free, and unpacking takes {room:,}: make room"))

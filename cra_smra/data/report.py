@@ -12,9 +12,9 @@ from typing import Any
 # from, "note" what is harmless.
 KINDS = {
     "root": "stop",  # no folder, a file, empty, or not allowed to be read
+    "archive": "stop",
     "set": "stop",  # another set than the ones that are read, or an incomplete one
     "several": "stop",
-    "archive": "stop",
     "room": "stop",
     "layout": "stop",  # lists that contradict themselves or each other
     "missing": "stop",
@@ -117,8 +117,9 @@ class Report:
             lines.append(f"{self.title} in {self.folder}" + (f": {self.classes} classes" if self.classes else ""))
         lines += [self._counts(split) for split in self.per_class]
         if self.sides:
-            what = "headers read" if self.fast else "decoded"
-            lines.append(f"  {number(self.images, 'image')} {what}, sides of {span(self.sides)} pixels")
+            images = number(self.images, "image")
+            what = f"the headers of {images} read" if self.fast else f"{images} decoded"
+            lines.append(f"  {what}, sides of {span(self.sides)} pixels")
         lines += [f"{finding.level}: {finding.text}" for finding in self.findings]
         stops = sum(finding.level == "stop" for finding in self.findings)
         if self.can_train:

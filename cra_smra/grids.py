@@ -79,7 +79,7 @@ def grid(
     return [
         Row(f"{row}, rate {rate:g}", with_rate(replace(base, **NETWORKS[row]), rate))
         for row in (PLAIN, HEADS, BOTH)
-        for rate in rates or [factor * base.lr_backbone for factor in (0.25, 0.5, 1, 2, 4)]
+        for rate in dict.fromkeys(rates or [factor * base.lr_backbone for factor in (0.25, 0.5, 1, 2, 4)])
     ]
 
 

@@ -103,6 +103,7 @@ def test_networks_are_searched_over_the_same_rates_in_the_same_ratio():
     base = Recipe.paper("cub")  # CRAM at thirty times the backbone's
     rows = grid("rates", base, rates=[1e-4, 4e-4])
     assert [row.recipe.lr_backbone for row in rows] == pytest.approx([1e-4, 4e-4] * 3)
+    assert grid("rates", base, rates=[1e-4, 4e-4, 1e-4]) == rows
     assert all(row.recipe.lr_cram == pytest.approx(30 * row.recipe.lr_backbone) for row in rows)
     assert all(row.recipe.lr_heads == pytest.approx(30 * row.recipe.lr_backbone) for row in rows)
     assert [row.recipe.method for row in rows] == ["plain"] * 2 + ["cra-smra"] * 4

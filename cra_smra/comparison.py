@@ -24,6 +24,39 @@ def paper_numbers() -> dict[str, object]:
     return json.loads((RESULTS / "paper.json").read_text())
 
 
+def published() -> list[dict[str, object]]:
+    """What others published: name, backbone, size, pretraining, selection, top1 and where it was read, for each method;
+    results/published.json.
+    """
+    return json.loads((RESULTS / "published.json").read_text())["methods"]
+
+
+def published_table() -> str:
+    """A table in Markdown: top-1 of others, of the paper and of our runs on the four sets, in percent, each with what
+    it needs to be compared: backbone, side of the input, pretraining, and how the epoch was chosen. Ours are the mean
+    over the seeds under protocol "clean".
+    """
+    rows = [["method", "backbone", "px", "pretrained on", "epoch chosen by"]]
+    rows[0] += [MADE[dataset][0].title for dataset in PAPER_DATASETS]
+    for method in published():
+        top1 = [f"{method['top1'][dataset]:.1f}" if dataset in method["top1"] else "" for dataset in PAPER_DATASETS]
+        known = [str(method[key]) for key in ("name", "backbone", "size", "pretraining", "selection")]
+        rows.append(known + top1)
+    paper = paper_numbers()["rows"]
+    for row in paper:
+        if row["recipe"] == {}:
+            top1 = [published_cell(row, dataset) for dataset in PAPER_DATASETS]
+            rows.append(["the paper", row["name"].split(" + ")[0], "448", "ImageNet", "not stated", *top1])
+    ours = {dataset: counted(dataset, paper)[0] for dataset in PAPER_DATASETS}
+    for place, row in enumerate(paper):
+        if row["recipe"] in ({}, {"method": "plain"}):
+            found = [ours[dataset][place, "clean"] for dataset in PAPER_DATASETS]
+            name = "ours, CRA-SMRA" if row["recipe"] == {} else "ours, plain"
+            backbone = row["name"].replace(",", " +").split(" + ")[0]
+            rows.append([name, backbone, "448", "ImageNet-1k", "held-out images", *map(short_cell, found)])
+    return table(rows)
+
+
 def paper_beside_ours(dataset: str) -> str:
     """A table in Markdown: top-1 of the paper beside that of the runs in results/``dataset``/, in percent, with what
     has to be known of the set, the provenance of each run, and what was not counted and why.
@@ -131,6 +164,11 @@ def cell(records: list[dict[str, object]]) -> str:
         gap = mean(best) - mean(test["accuracy"] for test in tests)
         text += f", upper bound {100 * mean(best):.1f}, gap {100 * gap:.1f}"
     return text
+
+
+def short_cell(records: list[dict[str, object]]) -> str:
+    """The runs of one row and protocol as mean and deviation, in percent."""
+    return spread([record["result"]["test"]["accuracy"] for record in records]) if records else "not run"
 
 
 def spread(accuracies: list[float]) -> str:

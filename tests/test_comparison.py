@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from conftest import refused
 from cra_smra import Recipe, runs
-from cra_smra.comparison import paper_beside_ours, paper_numbers
+from cra_smra.comparison import paper_beside_ours, paper_numbers, published, published_table
 from cra_smra.data.make import MADE
 from cra_smra.recipes import PAPER_DATASETS
 
@@ -18,7 +21,7 @@ PROVENANCE = {"commit": "0123abc", "device": {"name": "a GPU"}, "wall_time_s": 7
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """A function that stores a run of CUB among the results, as run.json says it, and returns its path."""
-    for file in ("paper.json", "throughput.json"):
+    for file in ("paper.json", "published.json", "throughput.json"):
         (tmp_path / file).write_text((runs.RESULTS / file).read_text())
     for module in ("runs", "comparison"):
         monkeypatch.setattr(f"cra_smra.{module}.RESULTS", tmp_path)
@@ -135,6 +138,42 @@ def test_a_seed_counts_once_and_plain_runs_share_their_rates(store):
     store(0.7, method="plain", lr_heads=0.02, seed=1)
     assert row("ResNet-50, plain")[1] == "80.0 (one seed), class mean 79.9"
     assert "its lr_heads is not that of the first run of this row" in paper_beside_ours("cub")
+
+
+def published_rows() -> dict[tuple[str, str], list[str]]:
+    """The rows of the table of published numbers, by method and backbone."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in published_table().splitlines()]
+    assert len({len(line) for line in lines}) == 1
+    return {(line[0], line[1]): line[2:] for line in lines[2:]}
+
+
+def test_every_published_number_stands_with_what_it_needs_to_be_compared(store):
+    rows = published_rows()
+    assert len(rows) == len(published()) + 3 + 4
+    assert rows["FBSD", "ResNet-50"] == ["448", "ImageNet-1k", "best test epoch", "89.3", "92.7", "94.4", ""]
+    for method in published():
+        assert {"size", "pretraining", "selection", "read", "link", "title"} <= method.keys()
+        assert method["top1"] and all(50 < value < 100 for value in method["top1"].values())
+        assert method["link"].startswith("https://")
+    assert rows["the paper", "DenseNet-161"][2:4] == ["not stated", "above 90.0, bound"]
+    assert [row[3:] for key, row in rows.items() if key[0].startswith("ours")] == [["not run"] * 4] * 4
+
+
+def test_our_runs_enter_the_table_of_published_numbers(store):
+    for seed, accuracy in enumerate((0.88, 0.89, 0.90)):
+        store(accuracy, seed=seed)
+    store(0.86, method="plain", lr_heads=0.01)
+    store(0.95, protocol="paper", best=0.96)
+    rows = published_rows()
+    assert rows["ours, CRA-SMRA", "ResNet-50"][2:] == ["held-out images", "89.0 ± 1.0", "not run", "not run", "not run"]
+    assert rows["ours, plain", "ResNet-50"][3] == "86.0"
+    assert "95.0" not in published_table().split("ours, plain")[1]
+
+
+def test_the_page_is_what_the_results_make():
+    tool = Path(__file__).resolve().parents[1] / "book" / "_tools" / "published.py"
+    found = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 def test_an_unknown_set_is_refused():

@@ -16,7 +16,8 @@ from cra_smra.data import Split
 from cra_smra.data.transforms import normalise
 from cra_smra.model import fuse
 from cra_smra.recipes import Recipe
-from cra_smra.runs import load_network, read_run, write_whole
+from cra_smra.runs import read_run, write_whole
+from cra_smra.saved import read_trained
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -102,7 +103,7 @@ def evaluate(
     is not the one that the run was trained on.
     """
     run = Path(run)
-    network, recipe, classes = load_network(run, checkpoint)
+    network, recipe, classes = read_trained(run, checkpoint)
     dataset = recipe.load(split)
     if list(dataset.classes) != classes:
         raise ValueError(f"the classes of {recipe.dataset} are not those that {run} was trained on")

@@ -7,15 +7,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from cra_smra.attention import MAPS, attention_maps, entropy
 from cra_smra.coverage import mass, shared_top
 from cra_smra.data.photographs import decode
-from cra_smra.data.transforms import normalise, resize_and_crop
+from cra_smra.data.transforms import normalise
 from cra_smra.model import PlainNetwork, fuse
-from cra_smra.recipes import Recipe
-from cra_smra.runs import load_network, read_run
+from cra_smra.runs import read_run
+from cra_smra.saved import geometry, preprocessing, read_trained
 
 
 class Explanation(NamedTuple):
@@ -26,15 +25,6 @@ class Explanation(NamedTuple):
     image: Tensor
     maps: dict[str, list[Tensor]]
     facts: dict[str, object]
-
-
-def geometry(recipe: Recipe) -> v2.Compose:
-    """How an image of any size becomes one that the recipe's network takes: photographs as in the recipe's test; for
-    the birds, which are drawn at the network's size, the whole image is resized.
-    """
-    if recipe.dataset == "birds":
-        return v2.Compose([v2.Resize((recipe.image_size, recipe.image_size), antialias=True)])
-    return resize_and_crop(recipe.image_size, train=False, crop=recipe.crop)
 
 
 def explain(run: str | Path, path: str | Path, top: int = 5) -> Explanation:
@@ -49,9 +39,8 @@ def explain(run: str | Path, path: str | Path, top: int = 5) -> Explanation:
     if read_run(run)["status"] != "finished":
         raise ValueError(f"{run} is not finished: give its train command again, and it goes on")
     photograph = decode(path, upright=True)  # (3, H, W)
-    network, recipe, classes = load_network(run)
-    prepare = geometry(recipe)
-    image = prepare(photograph)  # (3, S, S)
+    network, recipe, classes = read_trained(Path(run))
+    image = geometry(recipe)(photograph)  # (3, S, S)
     inputs = normalise(image[None], recipe.normalisation)
     with torch.no_grad():
         output = network(inputs)
@@ -66,10 +55,7 @@ def explain(run: str | Path, path: str | Path, top: int = 5) -> Explanation:
     facts = {
         "image": Path(path).name,
         "height_and_width": list(photograph.shape[1:]),
-        "preprocessing": {
-            "steps": [f"{type(step).__name__} to {list(step.size)}" for step in prepare.transforms],
-            "normalisation": recipe.normalisation,
-        },
+        "preprocessing": preprocessing(recipe),
         "recipe": recipe.to_dict(),
         "prediction": _best(mean, classes, 1)[0],
         "classifiers": {name: _best(probabilities, classes, top) for name, probabilities in said.items()},

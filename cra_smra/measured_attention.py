@@ -14,7 +14,9 @@ from cra_smra.coverage import coverage, mass, region_names, regions, shared_top
 from cra_smra.data import Split
 from cra_smra.data.transforms import normalise
 from cra_smra.model import CRASMRA, PlainNetwork
-from cra_smra.runs import load_network, provenance, read_run
+from cra_smra.runs import provenance, read_run
+from cra_smra.saved import read_trained
+from cra_smra.statistics import t_interval
 
 BATCH = 16  # images whose gradients are held at once: at 448 px some gigabytes
 
@@ -84,23 +86,19 @@ def over_seeds(results: Sequence[dict[str, object]], level: float = 0.95) -> dic
     """Several results of ``measure``, one for each seed, as one of the same form: every value becomes its ``mean``
     over the seeds, ``low`` and ``high``, the t interval of that ``level``, and the number of ``seeds``.
 
-    The interval is None for one seed. A seed whose maps were all empty is left out; without any, mean is None.
-    Raises ValueError for no results, and for results of different images, regions or maps.
+    The interval is None for one seed, and where ``statistics.t_interval`` knows none. A seed whose maps were all empty
+    is left out; without any, mean is None. Raises ValueError for no results, and for results of different images,
+    regions or maps.
     """
-    from scipy.stats import t
-
     if not results:
         raise ValueError("no results to average: measure at least one run first")
     if len({(result["images"], tuple(result["regions"])) for result in results}) > 1:
         raise ValueError("the results were measured on different numbers of images or different regions: measure anew")
 
     def interval(values: list[float | None]) -> dict[str, float | int | None]:
-        kept = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
-        seeds, mean = len(kept), kept.mean().item()
-        if seeds < 2:
-            return {"mean": mean if seeds else None, "low": None, "high": None, "seeds": seeds}
-        half = t.ppf((1 + level) / 2, seeds - 1) * kept.std().item() / seeds**0.5
-        return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": seeds}
+        kept = [value for value in values if value is not None]
+        found = t_interval(kept, level)._asdict() if kept else {}
+        return {name: found.get(name) for name in ("mean", "low", "high")} | {"seeds": len(kept)}
 
     maps = _combine([result["maps"] for result in results], interval)
     return {"images": results[0]["images"], "regions": list(results[0]["regions"]), "maps": maps}
@@ -136,7 +134,7 @@ def measure_run(
     record = read_run(run)
     if record["status"] != "finished":
         raise ValueError(f"{run} is not finished: give its train command again, and it goes on")
-    network, recipe, classes = load_network(run, checkpoint)
+    network, recipe, classes = read_trained(Path(run), checkpoint)
     dataset = replace(recipe, cache=None).load("test")  # boxes speak of the original pixels
     if list(dataset.classes) != classes:
         raise ValueError(f"the classes of {recipe.dataset} are not those that {run} was trained on")

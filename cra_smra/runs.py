@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +15,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from cra_smra.model import CRASMRA, PlainNetwork
 from cra_smra.recipes import Recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -78,27 +76,6 @@ def read_checkpoint(path: Path) -> dict[str, object]:
         raise ValueError(
             f"checkpoint {path} cannot be read: it is damaged or holds code"
         ) from error
-
-
-def load_network(
-    run: str | Path, checkpoint: str = "chosen"
-) -> tuple[CRASMRA | PlainNetwork, Recipe, list[str]]:
-    """The network of a run directory in evaluation mode on the CPU, its recipe and the names of its classes.
-
-    ``checkpoint`` is "chosen", the epoch that the protocol chose, or "last". Raises ValueError when the run or the
-    checkpoint is not there, and when the checkpoint is another network's.
-    """
-    run = Path(run)
-    record = read_run(run)
-    recipe, classes = Recipe.from_dict(record["recipe"]), record["dataset"]["classes"]
-    path = run / "checkpoints" / f"{checkpoint}.pt"
-    weights = read_checkpoint(path)["model"]
-    network = replace(recipe, weights=None).build(len(classes))  # the checkpoint replaces all weights
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the recipe in {run / 'run.json'}: it is another network's") from error
-    return network.eval(), recipe, classes
 
 
 def provenance(device: torch.device) -> dict[str, object]:

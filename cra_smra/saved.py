@@ -90,8 +90,9 @@ def read_saved(folder: Path) -> tuple[CRASMRA | PlainNetwork, Recipe, list[str]]
     return build(recipe, classes, read_state(folder / WEIGHTS), folder / WEIGHTS), recipe, classes
 
 
-def read_trained(run: Path) -> tuple[CRASMRA | PlainNetwork, Recipe, list[str]]:
-    """Network in evaluation mode, recipe and class names of a run directory, at the epoch that its protocol chose.
+def read_trained(run: Path, checkpoint: str = "chosen") -> tuple[CRASMRA | PlainNetwork, Recipe, list[str]]:
+    """Network in evaluation mode, recipe and class names of a run directory; ``checkpoint`` is "chosen", the epoch
+    that its protocol chose, or "last".
 
     Raises ValueError as ``read_saved`` does.
     """
@@ -100,10 +101,10 @@ def read_trained(run: Path) -> tuple[CRASMRA | PlainNetwork, Recipe, list[str]]:
     if not isinstance(described, dict):
         raise ValueError(f"{path} does not say which data set the run is of: train it again")
     recipe, classes = check_description(record | {"classes": described.get("classes")}, path)
-    checkpoint = run / "checkpoints" / "chosen.pt"
-    stored = read_checkpoint(checkpoint)
+    weights = run / "checkpoints" / f"{checkpoint}.pt"
+    stored = read_checkpoint(weights)
     state = stored.get("model") if isinstance(stored, dict) else None
-    return build(recipe, classes, state, checkpoint), recipe, classes
+    return build(recipe, classes, state, weights), recipe, classes
 
 
 def check_description(values: object, path: Path) -> tuple[Recipe, list[str]]:

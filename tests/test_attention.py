@@ -6,9 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from conftest import refused
 from cra_smra import CRASMRA
+from cra_smra.attach import attach
 from cra_smra.attention import (
     MAPS,
     attention_maps,
@@ -281,3 +283,26 @@ def test_smrams_maps_are_those_that_it_is_trained_on(images):
     torch.testing.assert_close(torch.stack([x.flatten(1) for x in maps], dim=1), built.inspect(images).attention)
     for without in (network(smram=False), plain()):
         refused("has no SMRAM", smram_maps, without, images)
+
+
+def test_crams_attached_to_a_network_have_the_maps_of_the_network_that_has_them_built_in(images):
+    built = network()
+    module = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)
+    module.load_state_dict(built.backbone.state_dict(), strict=False)
+    attached = attach(module, ("layer2", "layer3", "layer4"), 5, image_size=(64, 96), out_channels=24).eval()
+    for part in ("cram", "heads", "overall_head", "smram"):
+        getattr(attached, part).load_state_dict(getattr(built, part).state_dict())
+    for kind, stages in attention_maps(built, images).items():
+        for a, b in zip(stages, attention_maps(attached, images)[kind], strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_a_module_that_runs_twice_gives_the_map_of_its_last_run():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    built, images = plain("efficientnet_lite0"), torch.randn(2, 3, 64, 64)
+    x = built.backbone.stem(images)
+    for stage in (1, 2, 3):
+        x = built.backbone.run(stage, x)  # its last activation is the module that follows the first convolution too
+    classes = torch.tensor([3, 1])
+    cam = torch.einsum("bk,bkhw->bhw", built.fc.weight[classes], x).relu() / 4
+    torch.testing.assert_close(grad_cam(built, images, classes)[2], cam.detach(), atol=1e-5, rtol=1e-5)

@@ -15,9 +15,9 @@ from cra_smra import Recipe, evaluate, train
 from cra_smra.attention import entropy, overlap
 from cra_smra.cli import main
 from cra_smra.data.transforms import normalise
-from cra_smra.explain import explain, geometry
+from cra_smra.explain import explain
 from cra_smra.model import PlainNetwork
-from cra_smra.runs import load_network
+from cra_smra.saved import geometry, read_trained
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def threads():
 
 @pytest.fixture(scope="module")
 def birds(trained):
-    return load_network(trained)[1].load("test")
+    return read_trained(trained)[1].load("test")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def command(capsys, *arguments):
 
 
 def test_the_network_of_a_run_predicts_what_the_run_did(trained, birds):
-    network, recipe, classes = load_network(trained)
+    network, recipe, classes = read_trained(trained)
     assert not network.training and recipe == tiny() and classes == list(birds.classes)
     stored = np.load(trained / "predictions.npz")
     images = torch.stack([birds[i][0] for i in range(len(birds))])
@@ -84,17 +84,17 @@ def test_the_last_checkpoint_is_another_than_the_chosen_one(trained, tmp_path):
     path = run / "checkpoints" / "last.pt"
     state = torch.load(path, weights_only=True)
     torch.save({"model": {name: 2 * value for name, value in state["model"].items()}}, path)
-    weight, _ = (load_network(run, name)[0].heads[0][1].weight for name in ("last", "chosen"))
+    weight, _ = (read_trained(run, name)[0].heads[0][1].weight for name in ("last", "chosen"))
     assert torch.equal(weight, 2 * state["model"]["heads.0.1.weight"])
 
 
 def test_a_checkpoint_of_another_network_is_refused(trained, plain, tmp_path):
     run = changed(trained, tmp_path / "run")
     shutil.copy(plain / "checkpoints" / "chosen.pt", run / "checkpoints" / "chosen.pt")
-    for function in (load_network, evaluate):
-        assert "it is another network's" in refused("does not fit the recipe", function, run)
+    for function in (read_trained, evaluate):
+        refused("chosen.pt does not fit its recipe", function, run)
     (run / "checkpoints" / "chosen.pt").unlink()
-    refused("there is no checkpoint", load_network, run)
+    refused("there is no checkpoint", read_trained, run)
 
 
 # --- what is said
@@ -121,7 +121,7 @@ def test_an_explanation_says_what_the_run_predicted(trained, birds, photograph):
 
 def test_an_explanation_has_maps_and_what_the_attention_did(trained, photograph):
     found = explain(trained, photograph)
-    network, recipe, _ = load_network(trained)
+    network, recipe, _ = read_trained(trained)
     inspected = network.inspect(normalise(found.image[None], recipe.normalisation))
     assert found.facts["suppressed"] == pytest.approx(inspected.suppressed.tolist())
     maps = torch.stack([x.flatten() for x in found.maps["smram"]])
@@ -137,7 +137,7 @@ def test_an_explanation_has_maps_and_what_the_attention_did(trained, photograph)
 
 def test_grad_cam_explains_the_prediction(trained, photograph):
     found = explain(trained, photograph)
-    network, recipe, classes = load_network(trained)
+    network, recipe, classes = read_trained(trained)
     predicted = classes.index(found.facts["prediction"]["class"])
     feature = network.enhanced_maps(normalise(found.image[None], recipe.normalisation))[1].detach().requires_grad_()
     network.heads[1](feature.amax(dim=(2, 3)))[0, predicted].backward()
@@ -147,7 +147,7 @@ def test_grad_cam_explains_the_prediction(trained, photograph):
 
 def test_the_plain_network_has_one_classifier(plain, photograph):
     facts = explain(plain, photograph).facts
-    assert isinstance(load_network(plain)[0], PlainNetwork)
+    assert isinstance(read_trained(plain)[0], PlainNetwork)
     assert list(facts["classifiers"]) == ["only"] and facts["suppressed"] is None
     assert facts["prediction"] == facts["classifiers"]["only"][0]
     assert list(facts["maps"]) == ["grad_cam", "channel_mean"]
@@ -160,7 +160,8 @@ def test_any_image_file_of_any_size_is_taken(trained, tmp_path, mode):
     (picture if mode in ("L", "I;16") else picture.convert("RGB")).convert(mode).save(path)
     found = explain(trained, path)
     assert found.image.shape == (3, 64, 64) and found.facts["height_and_width"] == [101, 230]
-    assert found.facts["preprocessing"] == {"steps": ["Resize to [64, 64]"], "normalisation": "imagenet"}
+    prepared = found.facts["preprocessing"]
+    assert prepared["resize"] == prepared["crop"] == [64, 64] and prepared["mean"] == [0.485, 0.456, 0.406]
 
 
 def test_a_photograph_is_turned_as_its_camera_noted(trained, tmp_path):

@@ -34,7 +34,7 @@ from cra_smra.data.transforms import normalise, resize_and_crop
 from cra_smra.measured_attention import measure, measure_maps, measure_run, over_seeds, table
 from cra_smra.model import PlainNetwork
 from cra_smra.plots_attention import attention_rows, attention_sweep, part_shares
-from cra_smra.runs import load_network
+from cra_smra.saved import read_trained
 
 
 @pytest.fixture(autouse=True)
@@ -313,7 +313,7 @@ def test_a_run_trained_from_a_cache_is_measured_on_the_original_images(cub, tmp_
     run = train(recipe, tmp_path / "run", progress=False)
     found = measure_run(run, progress=False)["attention"]
     dataset = load_dataset("cub", cub, "test", transform=resize_and_crop(64, train=False))
-    assert_close(found, measure(load_network(run)[0], dataset, progress=False))
+    assert_close(found, measure(read_trained(run)[0], dataset, progress=False))
 
 
 # --- networks
@@ -322,7 +322,7 @@ def test_a_run_trained_from_a_cache_is_measured_on_the_original_images(cub, tmp_
 @pytest.fixture(scope="module")
 def loaded(trained):
     """The tiny trained network and its 24 test images."""
-    built, recipe, _ = load_network(trained)
+    built, recipe, _ = read_trained(trained)
     return built, recipe.load("test")
 
 

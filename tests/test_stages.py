@@ -206,6 +206,8 @@ def test_tokens_by_hand():
     assert tokens(201, (224, 224), [(14, 14)]) == ((14, 14), 5)
     assert tokens(784, (224, 224), [(56, 56)]) == ((28, 28), 0)  # merged patches, as in Swin
     assert tokens(196, (224, 224), [(56, 56), (14, 14), (7, 7)]) == ((14, 14), 0)  # with keys reduced, as in PVT
+    assert tokens(784, (224, 224), [(7, 7)]) == ((28, 28), 0)  # 735 are no class and register tokens
+    assert tokens(26, (80, 80), [(4, 4), (5, 5), (4, 4)]) == ((5, 5), 1)  # the fewest before them
     assert tokens(98, (224, 448), []) == ((7, 14), 0)
     assert tokens(21, (64, 64), [(4, 4)]) == ((4, 4), 5)
 

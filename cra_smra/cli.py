@@ -47,5 +47,13 @@ def main(argv: list[str] | None = None) -> None:
         )
         sys.exit(130)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        print(f"cra-smra: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"cra-smra: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error. One that a process which loads images sent has its traceback before it."""
+    text = str(error).strip()
+    if "Original Traceback" in text:
+        text = text.rpartition("\n")[2].partition(": ")[2]
+    return " ".join(text.split())

@@ -194,6 +194,8 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
     accelerator = make_accelerator(recipe)
     watched = "val" if recipe.protocol == "clean" else "test"
     train_set, watched_set = recipe.load("train"), recipe.load(watched)
+    # A list of test images that cannot be read must show now, not after days of training.
+    test_set = watched_set if watched == "test" else recipe.load("test")
     if len(train_set) < recipe.batch_size:
         raise ValueError(
             f"batch_size must be at most the {len(train_set)} training images, got {recipe.batch_size}"
@@ -269,7 +271,7 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
     network.load_state_dict(read_checkpoint(run / "checkpoints" / "chosen.pt")["model"])
     set_omega(network, recipe.omega)
     test_loader = accelerator.prepare(
-        make_loader(recipe.load("test"), EVAL_BATCH, recipe.workers)
+        make_loader(test_set, EVAL_BATCH, recipe.workers)
     )
     predictions = predict_split(model, test_loader, accelerator, recipe.normalisation, progress)
     if accelerator.is_main_process:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def without_rights(path: Path):
         if is_root:
             os.seteuid(0)
         path.chmod(mode)
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Inside the block no file can grow beyond ``limit`` bytes: a write fails as on a full disk, after a part of it."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

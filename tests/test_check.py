@@ -9,6 +9,8 @@ import re
 import shutil
 import struct
 import tarfile
+import tempfile
+import warnings
 import zipfile
 import zlib
 from collections import namedtuple
@@ -18,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import images, pick, refused, without_rights
@@ -271,6 +275,22 @@ def test_a_defect_is_found_and_said_to_stop_training_only_if_it_does(copy_of, de
     assert str(report).split("\n")[-1].startswith("training cannot start: " if stops else "training can start: ")
     there = {path.relative_to(root).as_posix() for path in root.rglob("*")}
     assert set(found[0].files) <= there or expected == "missing"
+
+
+@given(st.lists(st.tuples(st.integers(0, 26), st.floats(0, 1), st.integers(0, 255), st.booleans()), max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_whatever_happens_to_bytes_training_can_start_if_and_only_if_every_image_can_be_had(made_sets, changes):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(shutil.copytree(made_sets["folder"], Path(folder) / "root"))
+        paths = images("folder", root) + images("folder", root, "test")
+        for index, place, value, cut in changes:
+            data = bytearray(paths[index].read_bytes())
+            at = int(place * (len(data) - 1))
+            data[at:] = b"" if cut else bytes([value]) + data[at + 1 :]
+            paths[index].write_bytes(data or b"x")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert look(root).can_train == trains("folder", root)
 
 
 def test_files_that_a_system_leaves_are_no_images_of_no_list(copy_of):

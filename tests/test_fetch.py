@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from test_files import BIG, SET, names_below, tar
 
-from conftest import refused
+from conftest import full_disk, refused
 from cra_smra.data.archives import Archive
 from cra_smra.data.fetch import download, fetch
 from cra_smra.data.files import Official
@@ -107,6 +107,17 @@ def test_a_broken_download_goes_on_where_it_ended(tmp_path, site, archive_bytes,
     download(archive, path, progress=False)
     assert site.asked == [None, "bytes=20000-"]
     assert path.read_bytes() == archive_bytes and os.listdir(tmp_path) == ["set.tar.gz"]
+
+
+def test_a_disk_that_is_full_while_downloading_keeps_what_has_come(tmp_path, site, archive_bytes):
+    site.data = archive_bytes
+    archive, path = Archive("set.tar.gz", site.url), tmp_path / "set.tar.gz"
+    with full_disk(20_000):
+        text = "cannot be downloaded .*File too large.*what has come stays in .*part: run it again"
+        refused(text, download, archive, path, False, error=RuntimeError)
+    assert (tmp_path / "set.tar.gz.part").read_bytes() == archive_bytes[:20_000] and not path.exists()
+    download(archive, path, progress=False)
+    assert site.asked == [None, "bytes=20000-"] and path.read_bytes() == archive_bytes
 
 
 def test_without_any_length_the_known_size_tells_that_the_connection_broke(tmp_path, site, archive_bytes):

@@ -7,12 +7,10 @@ from __future__ import annotations
 import io
 import os
 import re
-import resource
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,17 +19,17 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from conftest import images, pick, refused, without_rights
+from conftest import full_disk, images, pick, refused, without_rights
 from cra_smra.cli import main
 from cra_smra.data import READERS, aircraft, cars, cub, dogs, groceries, load_dataset
 from cra_smra.data.make import MADE, make
 from cra_smra.runs import read_run
 
 MODULES = {"cub": cub, "aircraft": aircraft, "cars": cars, "dogs": dogs, "groceries": groceries}
-PACKED = {  # the archives of a set, each with what it holds
+PACKED = {  # the archives of a set in the order in which they are unpacked, each with what it holds
     "cub": {"CUB_200_2011.tgz": ["CUB_200_2011"]},
     "aircraft": {"fgvc-aircraft-2013b.tar.gz": ["fgvc-aircraft-2013b"]},
-    "cars": {"cars_train.tgz": ["stanford_cars/cars_train"], "cars_test.tgz": ["stanford_cars/cars_test"],
+    "cars": {"cars_test.tgz": ["stanford_cars/cars_test"], "cars_train.tgz": ["stanford_cars/cars_train"],
              "car_devkit.tgz": ["stanford_cars/devkit"]},
     "dogs": {"images.tar": ["StanfordDogs/Images"], "annotation.tar": ["StanfordDogs/Annotation"],
              "lists.tar": ["StanfordDogs/train_list.mat", "StanfordDogs/test_list.mat"]},
@@ -40,7 +38,8 @@ PACKED = {  # the archives of a set, each with what it holds
 FIRST = {name: next(iter(archives)) for name, archives in PACKED.items()}
 EACH = pytest.mark.parametrize("name", MADE)
 EACH_PACKED = pytest.mark.parametrize("name", PACKED)
-FAST = "--backbone resnet10 --weights None --image-size 64 --epochs 1 --batch-size 4 --out-channels 32 --workers 0".split()
+SMALL = "--backbone resnet10 --weights None --image-size 64 --out-channels 32"
+FAST = f"{SMALL} --epochs 1 --batch-size 4 --workers 0".split()
 
 
 def state(root: Path) -> dict[str, bytes]:
@@ -61,8 +60,8 @@ def failed(capsys, *arguments: str, code: int = 1) -> str:
     return lines[0]
 
 
-def training_fails(capsys, name: str, root: Path, words: str) -> None:
-    """A training fails at its data, says ``words``, and changes nothing; the check says the same."""
+def training_fails(capsys, name: str, root: Path, words: str) -> str:
+    """A training fails at its data, says ``words``, and changes nothing; the check says the same. Returns the line."""
     out = root.parent / "run"
     before = state(root) if root.is_dir() else None
     line = failed(capsys, "train", name, "--root", str(root), "--out", str(out), *FAST)
@@ -73,6 +72,7 @@ def training_fails(capsys, name: str, root: Path, words: str) -> None:
     report = capsys.readouterr().out
     assert stop.value.code == 1 and re.search(words, report), report
     assert before is None or state(root) == before
+    return line
 
 
 # roots
@@ -92,15 +92,9 @@ def test_a_root_that_holds_another_set(capsys, tmp_path, copy_of, name):
     """The birds of CUB are no aircraft; and for CUB, dogs."""
     root = copy_of("dogs" if name == "cub" else "cub")
     training_fails(capsys, name, root, "does not hold|folder inside a class|has 1 class folders|in no class folder")
-    (root / "lists").mkdir()
-    (root / "lists" / "train.txt").write_text("x")  # as in the set of 2010
 
 
 # lists
-
-
-def drop_image(name: str, root: Path) -> None:
-    pick(name, root, "test", 1).unlink()
 
 
 def edit(path: str, function: Callable[[list[str]], list[str]]):
@@ -137,15 +131,11 @@ def car_class(value: float):
     return change
 
 
-def only_breeds(found: dict, keep) -> dict:
-    return {key: value[keep] for key, value in found.items()}
-
-
 def dogs_without_a_class(root: Path) -> None:
     """The training list without images of the first breed."""
     path = root / "StanfordDogs/train_list.mat"
     found = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
-    savemat(path, only_breeds(found, found["labels"].ravel() != 1))
+    savemat(path, {name: value[found["labels"].ravel() != 1] for name, value in found.items()})
 
 
 GROCERY = "GroceryStoreDataset-master/dataset"
@@ -206,24 +196,16 @@ def test_an_image_that_a_list_names_is_not_there(capsys, copy_of, tmp_path, name
     root = copy_of(name)
     path = pick(name, root, "train", 1)
     path.unlink()
-    if name != "folder":
-        training_fails(capsys, name, root, "listed and not there")
-    else:  # whose list are the files: a link to nowhere is one of them
+    if name == "folder":  # whose list are the files: a link to nowhere is one of them
         path.symlink_to(tmp_path / "gone.jpg")
-        dataset = load_dataset(name, root, "train", "paper")
-        number = images(name, root).index(path)
-        refused("is not there", dataset.__getitem__, number)
-
-
-def seventy_seven(found: re.Match) -> str:
-    return found[0].replace("3", "77")
+    assert path.name in training_fails(capsys, name, root, "not there")
 
 
 def test_ids_of_classes_may_have_gaps(copy_of):
     """As in a part of a set: labels count on from 0, in the order of the ids."""
     sparse = {
-        "cub": [edit(f"CUB_200_2011/{file}", lambda s: [re.sub(r"^3 (?=0)|(?<= )3$", seventy_seven, line) for line in s])
-                for file in ("classes.txt", "image_class_labels.txt")],
+        "cub": [edit("CUB_200_2011/classes.txt", lambda s: [re.sub("^3 ", "77 ", line) for line in s]),
+                edit("CUB_200_2011/image_class_labels.txt", lambda s: [re.sub(" 3$", " 77", line) for line in s])],
         "dogs": [edit_mat(f"StanfordDogs/{part}_list.mat", "labels", lambda v: v * 7.0) for part in ("train", "test")],
         "groceries": [],  # which are made with gaps
     }
@@ -380,17 +362,6 @@ def test_a_download_that_was_not_finished_is_called_that(capsys, made_sets, tmp_
 # the disk
 
 
-@contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """Inside the block no file can grow beyond ``limit`` bytes: a write fails as on a full disk, after a part of it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @EACH_PACKED
 def test_a_disk_that_is_full_while_unpacking(capsys, made_sets, tmp_path, any_size, name):
     pack(name, made_sets[name], tmp_path / "root")
@@ -398,12 +369,7 @@ def test_a_disk_that_is_full_while_unpacking(capsys, made_sets, tmp_path, any_si
     with full_disk(1000):
         line = failed(capsys, "train", name, "--root", str(tmp_path / "root"), "--out", str(tmp_path / "run"), *FAST)
     assert "cannot be unpacked into" in line and "File too large" in line and "nothing of it was left there" in line
-    left = state(tmp_path / "root")
-    if name == "cars":  # whose archives are unpacked one by one: those that fitted stay, and are whole
-        assert set(before) <= set(left) and not [path for path in left if path.startswith(".")]
-    else:
-        assert left == before
-    assert not (tmp_path / "run").exists()
+    assert state(tmp_path / "root") == before and not (tmp_path / "run").exists()
     assert len(load_dataset(name, tmp_path / "root", "test")) == 9  # once there is room
 
 
@@ -426,8 +392,6 @@ def test_a_disk_that_is_full_while_training_leaves_what_can_go_on(capsys, made_s
         failed(capsys, *arguments)
     assert read_run(tmp_path / "run")["status"] == "running"
     assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".part", ".pt", ".npz")]
-    main(arguments)
-    assert read_run(tmp_path / "run")["status"] == "finished"
 
 
 @EACH
@@ -436,8 +400,7 @@ def test_what_may_not_be_read(capsys, open_folder, name):
     folder = make(name, root, num_classes=2, train_per_class=3, test_per_class=2, size=64)
     image = pick(name, folder, "train", 1)
     lists = [path for path in sorted(folder.rglob("*")) if path.suffix in (".txt", ".mat", ".csv")
-             and path.name not in ("README.txt", "file_list.mat", "cars_test_annos.mat", "images_variant_train.txt",
-                                   "images_variant_val.txt") and "family" not in path.name and "manu" not in path.name]
+             and not re.search("README|file_list|test_annos.mat|variant_train.txt|_val.txt|famil|manufact", path.name)]
     assert bool(lists) == (name != "folder")
     number = images(name, folder).index(image)
     for place in (root, folder, image.parent, *lists):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cra_smra.data.archives import Archive
-from cra_smra.data.files import Official, existing_folder, locate, read_lines
+from cra_smra.data.files import Official, existing_folder, forbidden, locate, read_lines
 from cra_smra.data.photographs import Listing, opened
 
 AIRCRAFT = Official(
@@ -107,13 +107,16 @@ def find_data(root: str | Path, unpack: bool = True) -> Path:
     official = root / AIRCRAFT.folder
     packed = (root / AIRCRAFT.archives[0].name).exists()
     marks = [mark.removeprefix("data/") for mark in AIRCRAFT.marks]
-    for folder in (root, root / "data", official / "data", official / AIRCRAFT.folder / "data"):
-        missing = [mark for mark in marks if not (folder / mark).exists()]
-        if not missing:
-            return folder
-        if any((folder / mark).is_file() for mark in marks) and not packed:
-            images = " (fgvc-aircraft-2013b-annotations has the lists alone)" if missing[0] == "images" else ""
-            raise ValueError(f"{folder} is incomplete: it lacks {missing[0]}{images}. {AIRCRAFT.source}")
+    try:
+        for folder in (root, root / "data", official / "data", official / AIRCRAFT.folder / "data"):
+            missing = [mark for mark in marks if not (folder / mark).exists()]
+            if not missing:
+                return folder
+            if any((folder / mark).is_file() for mark in marks) and not packed:
+                images = " (fgvc-aircraft-2013b-annotations has the lists alone)" if missing[0] == "images" else ""
+                raise ValueError(f"{folder} is incomplete: it lacks {missing[0]}{images}. {AIRCRAFT.source}")
+    except PermissionError as error:
+        raise forbidden(error) from error
     return locate(root, AIRCRAFT, unpack) / "data"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cra_smra.data.archives import Archive, Job, Packed, unpack_all
-from cra_smra.data.files import Official, existing_folder, read_mat
+from cra_smra.data.files import Official, existing_folder, forbidden, read_mat
 from cra_smra.data.photographs import Listing
 
 LABELS = "cars_test_annos_withlabels.mat"
@@ -101,6 +101,14 @@ def find_parts(root: str | Path, unpack: bool = True) -> tuple[str, dict[str, Pa
     Packed instead of unpacking.
     """
     root = existing_folder(root, CARS)
+    try:
+        return search(root, unpack)
+    except PermissionError as error:
+        raise forbidden(error) from error
+
+
+def search(root: Path, unpack: bool) -> tuple[str, dict[str, Path]]:
+    """``find_parts`` in a root that exists."""
     folders = [root, root / CARS.folder, root / CARS.folder / CARS.folder]
     for packaging, names in PACKAGINGS.items():
         for folder in filter(Path.is_dir, folders):

@@ -5,6 +5,7 @@ Each function fills a folder that is there and empty, with the odd cases that th
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ def picture(birds: Birds, label: int, number: int) -> Image.Image:
 def save(image: Image.Image, path: Path, **options: object) -> None:
     """Write an image, as JPEG unless ``options`` say otherwise, whatever the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **({"format": "JPEG", "quality": 95} | options))
+    packed = BytesIO()  # Pillow itself does not notice when the disk is full for the last part of a JPEG
+    image.save(packed, **({"format": "JPEG", "quality": 95} | options))
+    path.write_bytes(packed.getvalue())
 
 
 def write_lines(path: Path, lines: list[str]) -> None:

@@ -11,6 +11,7 @@ from scipy.io import savemat
 
 from cra_smra.data.aircraft import BANNER
 from cra_smra.data.cars import LABELS
+from cra_smra.data.made_birds import save
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom: first and last column and row, from 0
 COLOURS = ("firebrick", "navy", "seagreen", "darkorange", "purple", "teal", "goldenrod", "dimgray")
@@ -89,7 +90,7 @@ def fill_aircraft(folder: Path, *, num_classes: int, train_per_class: int, test_
             whole = Image.new("RGB", (size, size + BANNER), "black")
             whole.paste(image)
             ImageDraw.Draw(whole).text((2, size + 4), "(c) a photographer", fill="white")
-            whole.save(folder / "data" / "images" / f"{number}.jpg", quality=95)
+            save(whole, folder / "data" / "images" / f"{number}.jpg")
             rows["box"].append(f"{number} {left + 1} {top + 1} {right + 1} {bottom + 1}")
             for level, labels in levels.items():
                 for part in (split, *(() if split == "test" else ("trainval",))):
@@ -129,8 +130,7 @@ def fill_cars(folder: Path, *, num_classes: int, train_per_class: int, test_per_
         else:
             name = f"cars_{split}/{len(rows[split]) + 1:05d}.jpg"
             rows[split].append((*one, float(k + 1), name.rpartition("/")[2]))
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        image.save(folder / name, quality=95)
+        save(image, folder / name)
     corners = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"]
     if packaging == "old":
         table = struct(old, ["relative_im_path", *corners, "class", "test"])

@@ -153,8 +153,13 @@ class Photographs(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the names, labels and sizes of the files."""
+        """16 hexadecimal digits that change with the names, labels and sizes of the files. Raises ValueError for a
+        link to nowhere.
+        """
         listing = self.listing
-        sizes = [os.path.getsize(self.path(i)) for i in range(len(self))]
+        try:
+            sizes = [os.path.getsize(self.path(i)) for i in range(len(self))]
+        except FileNotFoundError as error:  # its name was found: a link
+            raise ValueError(f"{error.filename} is a link to a file that is not there{ADVICE}") from error
         facts = (listing.paths, listing.targets.tolist(), listing.classes, listing.banner, listing.upright, sizes)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

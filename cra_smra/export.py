@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cra_smra.data.birds import ATTRIBUTES, PARTS, Birds, check_options, noise, render, species
 from cra_smra.data.drawing import NOISE
 from cra_smra.data.transforms import normalise
-from cra_smra.graphs import check_place, compare, median_time, needs_packages, session, to_onnx, to_program, trace
+from cra_smra.graphs import check_place, compare, median_time, needs_packages, session, to_onnx, to_program
 from cra_smra.model import fuse
 from cra_smra.predict import Classifier
 from cra_smra.runs import write_whole
@@ -101,14 +101,12 @@ def export(classifier: Classifier, path: str | Path, *, format: str = "onnx", ma
     size = classifier.recipe.image_size
     about = {"classes": classifier.classes, "image_size": size, "preprocessing": preprocessing(classifier.recipe)}
     images = sample(classifier)
-    batch = {"images": {0: torch.export.Dim("batch")}}
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of the exporters about their own insides
-        program = trace(network, (images[:2],), batch)
         if format == "onnx":
-            content = to_onnx(program, ["images"], OUTPUTS[: 2 + maps], about)
+            content = to_onnx(network, (images[:2],), ["images"], OUTPUTS[: 2 + maps], about, dynamic=True)
             call = session(content, ["images"])
         else:
-            content = to_program(program, about)
+            content = to_program(network, (images[:2],), "images", about)
             call = torch.export.load(io.BytesIO(content)).module()
         difference = compare(call, network, [(part,) for part in images.split([1, 7, len(images) - 8])])
         one = (images[-1:],)
@@ -167,8 +165,8 @@ def export_birds_renderer(path: str | Path, size: int = 96, *, parts: bool = Fal
     birds = [(code[None], row[None]) for code, row in
              zip(species(20)[labels], noise("test", labels, torch.arange(DRAWN)), strict=True)]
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of the exporters about their own insides
-        program = trace(drawing, birds[0])
-        content = to_onnx(program, ["code", "noise"], ["image", "parts"][: 1 + parts], about)
+        content = to_onnx(drawing, birds[0], ["code", "noise"], ["image", "parts"][: 1 + parts], about, dynamic=False,
+                          optimize=False)
         call = session(content, ["code", "noise"])
         difference = compare(call, drawing, birds)
         latency, latency_python = median_time(call, birds[0]), median_time(drawing, birds[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -21,25 +22,29 @@ if TYPE_CHECKING:
 RUNS = 30  # of one input each; the latency is their median
 
 
-def trace(module: nn.Module, values: tuple[Tensor, ...], dynamic: dict[str, object] | None = None):
-    """A module as a program of torch.export, without the stack traces, in which stand paths of this machine."""
-    program = torch.export.export(module, values, dynamic_shapes=dynamic, strict=False)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-    return program
+def to_onnx(module: nn.Module, values: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str],
+            about: dict[str, object], *, dynamic: bool, optimize: bool = True) -> bytes:
+    """A module as the bytes of an ONNX file, with ``about`` as its properties, each value in JSON.
 
-
-def to_onnx(program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str],
-            about: dict[str, object]) -> bytes:
-    """A program as the bytes of an ONNX file, with ``about`` as its properties, each value in JSON."""
+    ``values`` are an example of its inputs; ``dynamic`` leaves the first dimension of all inputs and outputs open.
+    ``optimize`` simplifies the graph, in a time that grows with the square of its size; onnxruntime does so too, each
+    time it opens a file. The exporter is the one that the installed torch uses by default: from 2.9 on the one built on
+    torch.export, before that the older one. Raises RuntimeError when it fails.
+    """
     import onnx
-    from onnxscript import optimizer
 
-    model = torch.onnx.export(
-        program, dynamo=True, input_names=[*inputs], output_names=[*outputs], optimize=False, verbose=False
-    ).model_proto
-    # The exporter's own optimisation looks for patterns that do not occur here, in minutes for a large graph.
-    model = optimizer.optimize(model, num_iterations=1, onnx_shape_inference=False)
+    axes = {name: {0: "batch"} for name in (*inputs, *outputs)} if dynamic else None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "module.onnx"
+        try:
+            torch.onnx.export(module, values, str(file), input_names=[*inputs], output_names=[*outputs],
+                              dynamic_axes=axes, external_data=False, optimize=optimize, verbose=False)
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise RuntimeError(
+                f"torch {torch.__version__} cannot write this network as ONNX, try a newer one: {reason}"
+            ) from error
+        model = onnx.load(file)
     strip(model)
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in about.items()})
     onnx.checker.check_model(model, full_check=True)
@@ -47,22 +52,21 @@ def to_onnx(program: torch.export.ExportedProgram, inputs: Sequence[str], output
 
 
 def strip(model: ModelProto) -> None:
-    """Take away what tells of the machine that wrote the file, such as paths in stack traces, and call the only
-    dynamic dimension "batch".
-    """
+    """Take away what tells of the machine that wrote the file, such as the paths in stack traces."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
     del graph.value_info[:]  # shapes between the layers; a reader infers them
-    for value in (*graph.input, *graph.output):
-        for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param:
-                dimension.dim_param = "batch"
 
 
-def to_program(program: torch.export.ExportedProgram, about: dict[str, object]) -> bytes:
-    """A program as the bytes of a .pt2 file."""
+def to_program(module: nn.Module, values: tuple[Tensor, ...], name: str, about: dict[str, object]) -> bytes:
+    """A module with the one input ``name``, whose first dimension is left open, as the bytes of a .pt2 file."""
+    shapes = {name: {0: torch.export.Dim("batch")}}
+    program = torch.export.export(module, values, dynamic_shapes=shapes, strict=False)
+    program.graph.eliminate_dead_code()  # of steps without a result, which torch 2.6 could not read back
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine stand there
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"classifier.json": json.dumps(about)})
     return buffer.getvalue()

@@ -26,7 +26,8 @@ from cra_smra.runs import read_checkpoint, read_run, write_json, write_whole
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # the names that the hub knows
 # What the network and its images depend on: a file that lacks one of these must not be filled up with a default.
 NEEDED = ("dataset", "image_size", "crop", "normalisation", "method", "backbone", "cram", "smram", "out_channels",
-          "reduction", "omega", "delta", "neck", "shared_phi", "pooling", "head", "final_norm")
+          "reduction", "omega", "delta", "neck", "shared_phi", "smram_norm", "pooling", "head",
+          "final_norm")
 MAX_SIZE = 4096  # pixels; the side of an input that a file may ask for
 
 

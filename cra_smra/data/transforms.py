@@ -69,4 +69,4 @@ def resize_and_crop(size: int, train: bool, crop: str = "random") -> v2.Transfor
     ``crop="random"`` crops at random in training and at the centre in evaluation; ``crop="centre"`` crops at the
     centre in both, as the text literally says. Raises ValueError for any other name.
     """
-    return v2.Compose([resize(size), crop_and_flip(size, train, crop)])
+    return v2.Compose([resize(size), *crop_and_flip(size, train, crop).transforms])

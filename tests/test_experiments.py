@@ -199,12 +199,13 @@ def start(out: Path) -> subprocess.Popen:
 
 def stop(process: subprocess.Popen, out: Path, kind: signal.Signals, pause: float) -> str:
     """Stop the process ``pause`` seconds after its next result; returns what it said."""
-    before, deadline = set(out.rglob("results/*/*.json")), time.monotonic() + 120
-    while set(out.rglob("results/*/*.json")) == before and process.poll() is None and time.monotonic() < deadline:
+    before, deadline = set(out.rglob("results/*/*.json")), time.monotonic() + 600  # a busy machine may need minutes
+    while set(out.rglob("results/*/*.json")) == before:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
     time.sleep(pause)
     os.kill(process.pid, kind)
-    return process.communicate(timeout=60)[1]
+    return process.communicate(timeout=600)[1]
 
 
 def test_an_ablation_stopped_at_any_moment_ends_with_the_same_table(ablated, tmp_path):

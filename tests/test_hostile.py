@@ -262,7 +262,8 @@ def test_an_image_of_another_mode_is_read(copy_of, name, mode):
     root = copy_of(name)
     path = pick(name, root, "test", 1)
     pixels = np.random.default_rng(0).integers(0, 256, (84, 70), dtype=np.uint8)
-    image = Image.fromarray(pixels.astype(np.uint16) * 257) if kind == "I;16" else Image.fromarray(pixels).convert(kind)
+    sixteen = pixels.astype(np.uint16) * 256 + 37
+    image = Image.fromarray(sixteen) if kind == "I;16" else Image.fromarray(pixels).convert(kind)
     image.save(path, format=form)
     image, label = load_dataset(name, root, "test")[images(name, root, "test").index(path)]
     assert image.shape == (3, 64 if name == "aircraft" else 84, 70) and str(image.dtype) == "torch.uint8" and label == 1

@@ -31,6 +31,7 @@ from cra_smra.data import Split, load_dataset
 from cra_smra.data.birds import PARTS, Birds
 from cra_smra.data.make import make
 from cra_smra.data.transforms import normalise, resize_and_crop
+from cra_smra.explain import explain
 from cra_smra.measured_attention import measure, measure_maps, measure_run, over_seeds, table
 from cra_smra.model import PlainNetwork
 from cra_smra.plots_attention import attention_rows, attention_sweep, part_shares
@@ -295,7 +296,7 @@ def test_sets_without_boxes_are_refused(tmp_path):
     refused("neither boxes nor parts", region_names, dataset)
 
 
-def test_a_run_trained_from_a_cache_is_measured_on_the_original_images(cub, tmp_path):
+def test_a_run_trained_from_a_cache_is_measured_and_explained_on_the_original_images(cub, tmp_path):
     recipe = Recipe(
         dataset="cub",
         root=str(cub),
@@ -314,6 +315,11 @@ def test_a_run_trained_from_a_cache_is_measured_on_the_original_images(cub, tmp_
     found = measure_run(run, progress=False)["attention"]
     dataset = load_dataset("cub", cub, "test", transform=resize_and_crop(64, train=False))
     assert_close(found, measure(read_trained(run)[0], dataset, progress=False))
+    facts = explain(run, dataset.base.path(3)).facts
+    logits = torch.from_numpy(np.load(run / "predictions.npz")["overall_logits"][3])
+    said = {row["class"]: row["probability"] for row in facts["classifiers"]["joint"]}
+    assert said == pytest.approx(dict(zip(dataset.classes, logits.softmax(dim=0).tolist(), strict=True)), abs=1e-3)
+    assert facts["preprocessing"]["resize"] == [79, 79] and facts["preprocessing"]["crop"] == [64, 64]
 
 
 # --- networks

@@ -94,14 +94,14 @@ def test_top_is_a_prefix_and_at_most_all_classes(classifier, birds):
 
 def test_files_folders_and_tensors_give_the_same(classifier, birds, tmp_path):
     # Names whose order is not that of writing; a folder in the folder; what is no image is left alone.
-    names = ["b/2.png", "a.PNG", "c.bmp", "b/10.png"]
-    paths = [write_png(tmp_path / "all" / name, birds.images[6 * k]) for k, name in enumerate(names)]
-    for name in ("README.txt", ".hidden.png", "b/Thumbs.db"):
+    names = ["z/2.png", "a.PNG", "c.bmp", "z/10.png", "m/0.png", "k/0.png"]
+    paths = [write_png(tmp_path / "all" / name, birds.images[4 * k]) for k, name in enumerate(names)]
+    for name in ("README.txt", ".hidden.png", "z/Thumbs.db"):
         (tmp_path / "all" / name).write_text("no image")
     (tmp_path / "all" / ".cache").mkdir()
     (tmp_path / "all" / ".cache" / "x.png").write_text("no image")
-    order = [1, 2, 3, 0]  # a.PNG, c.bmp, then the folder: b/10.png, b/2.png
-    tensors = classifier.predict(birds.images[::6][order], progress=False)
+    order = [1, 2, 5, 4, 3, 0]  # the files, then the folders k, m, z, in which 10 comes before 2
+    tensors = classifier.predict(birds.images[::4][order], progress=False)
     for given_ in (tmp_path / "all", str(tmp_path / "all"), [paths[k] for k in order], [tmp_path / "all"]):
         found = classifier.predict(given_, progress=False)
         assert [prediction.image for prediction in found] == [str(paths[k]) for k in order]

@@ -199,6 +199,7 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
     if len(train_set) < recipe.batch_size:
         raise ValueError(
             f"batch_size must be at most the {len(train_set)} training images, got {recipe.batch_size}"
+            + f" ({len(watched_set)} more are held out to choose the epoch)" * (watched == "val")
         )
     if state is not None and read_run(run)["dataset"]["fingerprint"] != train_set.fingerprint:
         raise ValueError(f"{run} was trained on other data of the same name: choose another folder")

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-ADVICE = ": put the original back, or remove it and its line in the lists"
+ADVICE = ": put the original back, or remove it, and its line where a list names it"
 
 
 @dataclass(frozen=True)

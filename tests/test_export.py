@@ -225,7 +225,8 @@ def test_the_drawing_is_the_data_set_s(drawing):
     for index in (0, 33, 99):
         label = index // 5
         feed = {"code": ds.codes[[label]].numpy(), "noise": noise("test", label, index % 5).numpy()}
-        assert np.abs(file.run(["image"], feed)[0][0].astype(int) - ds.images[index].int().numpy()).max() <= 1
+        difference = np.abs(file.run(["image"], feed)[0][0].astype(int) - ds.images[index].int().numpy())
+        assert difference.max() <= 1 and difference.mean() < 0.01  # nearly all values are equal
     assert drawing.images == 100 and drawing.difference <= 1 and drawing.size == drawing.path.stat().st_size
 
 

@@ -271,7 +271,7 @@ def test_every_kind_of_network_comes_back_whole(tmp_path, changes):
     network = recipe.build(3).eval()
     state = {name: value.clone() for name, value in network.state_dict().items()}
     again = build(recipe, ["a", "b", "c"], state, tmp_path)
-    assert not any(tensor.is_meta for tensor in [*again.parameters(), *again.buffers()])
+    assert not again.training and not any(tensor.is_meta for tensor in [*again.parameters(), *again.buffers()])
     assert all(parameter.requires_grad for parameter in again.parameters())  # it can be trained further
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(network.predict(images), again.predict(images))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cra_smra.recipes import QUICK, Recipe
 
-GRIDS = ("table3", "table4", "table5", "ledger", "rates")
+GRIDS = ("table3", "table4", "table5", "ledger", "remedies", "rates")
 PLAIN, HEADS, CBAM, CRAM, BOTH, SMRAM = (
     "plain backbone",
     "heads",
@@ -51,10 +51,11 @@ def grid(
     """The rows of the grid ``name``, one of GRIDS; all have ``base`` in common, its protocol and budget too.
 
     "table3" switches the modules, "table4" delta, "table5" gamma, "ledger" every other reading of the method that is a
-    field of the recipe, and the two remedies of ours, one at a time. "rates" is the search of the learning rates: the
-    plain backbone, the heads and the whole method over the same list of ``rates``, those of the backbone, by default
-    from a quarter of the base's to four times it; the other rates keep their ratio to it. ``plain_rate`` is the plain
-    backbone's in "table3", by default the one that Recipe.quick has for it, elsewhere the base's.
+    field of the recipe, one at a time, "remedies" what we add against its weak points. "rates" is the search of the
+    learning rates: the plain backbone, the heads and the whole method over the same list of ``rates``, those of the
+    backbone, by default from a quarter of the base's to four times it; the other rates keep their ratio to it.
+    ``plain_rate`` is the plain backbone's in "table3", by default the one that Recipe.quick has for it, elsewhere the
+    base's.
 
     Raises ValueError for an unknown name, for rates that are not positive, and for a search by protocol "paper".
     """
@@ -74,6 +75,10 @@ def grid(
         first = "first readings"
         changed = [(f"{field} {spelt(value)}", replace(whole, **{field: value})) for field, value in readings(whole)]
         return [Row(first, whole), *(Row(row, recipe, first) for row, recipe in changed if recipe != whole)]
+    if name == "remedies":
+        maps, warmup = {"smram_norm": "map"}, {"omega_warmup": base.epochs // 4}
+        ours = {"normalised maps": maps, "growing omega": warmup, "both remedies": maps | warmup}
+        return [Row(BOTH, whole), *(Row(row, replace(whole, **change), BOTH) for row, change in ours.items())]
     if base.protocol != "clean":
         raise ValueError("rates are chosen on held-out images: protocol must be 'clean', got 'paper'")
     return [
@@ -115,8 +120,6 @@ def readings(base: Recipe) -> list[tuple[str, object]]:
         ("normalisation", "half"),
         ("weight_decay", 5e-4 if base.weight_decay == 1e-5 else 1e-5),
         ("cosine", "swinging"),
-        ("smram_norm", "map"),  # ours, as the next
-        ("omega_warmup", base.epochs // 4),
     ]
     if base.dataset != "birds":
         changes.append(("crop", "centre"))

@@ -90,13 +90,22 @@ def test_the_ledger_changes_one_field_at_a_time_and_forgets_no_switch_of_the_net
     assert all(len(change) == 1 for change in single) and all(row.against == first.name for row in others)
     switched = set.union(*single)
     switches = set(inspect.signature(CRASMRA).parameters) - {"backbone", "num_classes", "weights"}
-    assert switches - switched == {"cram", "smram", "omega", "delta"}  # tables 3 and 4; omega is equal in both readings
+    assert switches - switched == {"cram", "smram", "smram_norm", "omega", "delta"}  # omega is equal in both readings
     assert {"crop", "lr_heads", "normalisation", "weight_decay", "cosine"} <= switched
     readings = {"pooling": {"max", "mean", "top5"}, "neck": {"conv1x1", "fbsd"}, "head": {"mlp", "linear"}}
     for field, names in readings.items():
         assert {getattr(row.recipe, field) for row in (first, *others)} == names
     of_birds = set.union(*(changed(row.recipe, BIRDS) for row in grid("ledger", BIRDS)))
     assert {"crop", "final_norm"}.isdisjoint(of_birds)  # they would change nothing there
+
+
+def test_the_remedies_are_the_whole_method_with_two_fields_switched_one_by_one_and_together():
+    first, *others = grid("remedies", BIRDS)
+    assert first.recipe == BIRDS and all(row.against == first.name for row in others)
+    assert [changed(row.recipe, BIRDS) for row in others] == [
+        *({"smram_norm"}, {"omega_warmup"}, {"smram_norm", "omega_warmup"})
+    ]
+    assert {row.recipe.omega_warmup for row in others} == {0, 3}  # a quarter of the epochs
 
 
 def test_networks_are_searched_over_the_same_rates_in_the_same_ratio():
@@ -115,7 +124,7 @@ def test_networks_are_searched_over_the_same_rates_in_the_same_ratio():
 
 
 def test_what_makes_no_grid_is_refused():
-    refused("table3, table4, table5, ledger, rates, got 'table9'", grid, "table9", BIRDS)
+    refused("table3, table4, table5, ledger, remedies, rates, got 'table9'", grid, "table9", BIRDS)
     refused("protocol must be 'clean', got 'paper'", grid, "rates", replace(BIRDS, protocol="paper"))
     refused("must be positive, got 0", grid, "rates", BIRDS, rates=[0.0])
     refused("must be positive, got -1", grid, "table3", BIRDS, plain_rate=-1)

@@ -12,6 +12,8 @@ from cra_smra.attention import MAPS, attention_maps, entropy
 from cra_smra.coverage import mass, shared_top
 from cra_smra.data.photographs import decode
 from cra_smra.data.transforms import normalise
+from cra_smra.experiments import machine_free
+from cra_smra.measured_attention import packed
 from cra_smra.model import PlainNetwork, fuse
 from cra_smra.runs import read_run
 from cra_smra.saved import geometry, preprocessing, read_trained
@@ -32,11 +34,13 @@ def explain(run: str | Path, path: str | Path, top: int = 5) -> Explanation:
 
     ``facts`` holds the prediction, which is also the class that Grad-CAM asks about; the ``top`` classes with their
     probabilities for each classifier and for the mean of them; the share of channels that CRAM suppresses in each
-    stage; entropy and overlap of the maps; the recipe, and how the image was prepared by it.
+    stage; the maps as ``measured_attention.packed`` keeps them, their entropy and overlap; the record of the run,
+    without folders, and how the image was prepared by its recipe.
 
     Raises ValueError for a run that is not there or not finished, and for a file that is no image.
     """
-    if read_run(run)["status"] != "finished":
+    record = read_run(run)
+    if record["status"] != "finished":
         raise ValueError(f"{run} is not finished: give its train command again, and it goes on")
     photograph = decode(path, upright=True)  # (3, H, W)
     network, recipe, classes = read_trained(Path(run))
@@ -56,14 +60,14 @@ def explain(run: str | Path, path: str | Path, top: int = 5) -> Explanation:
         "image": Path(path).name,
         "height_and_width": list(photograph.shape[1:]),
         "preprocessing": preprocessing(recipe),
-        "recipe": recipe.to_dict(),
+        "trained": machine_free(record),
         "prediction": _best(mean, classes, 1)[0],
         "classifiers": {name: _best(probabilities, classes, top) for name, probabilities in said.items()},
         "suppressed": None if suppressed is None else suppressed.tolist(),
         "maps": {
             kind: {
                 "name": MAPS[kind],
-                "cells": [list(found.shape[1:]) for found in stages],
+                "stages": [packed(found[0]) for found in stages],
                 "entropy": [_number(entropy(mass(found))) for found in stages],
                 "overlap": _number(shared_top(stages)),
             }

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cra_smra.attention import MAPS, attention_maps, entropy
+from cra_smra.attention import attention_maps, entropy
 from cra_smra.coverage import coverage, mass, region_names, regions, shared_top
 from cra_smra.data import Split
 from cra_smra.data.transforms import normalise
+from cra_smra.experiments import machine_free
 from cra_smra.model import CRASMRA, PlainNetwork
 from cra_smra.runs import provenance, read_run
 from cra_smra.saved import read_trained
@@ -61,10 +62,10 @@ def measure(
     """
     from tqdm.auto import tqdm  # late: in a notebook without widgets the import itself warns
 
-    names, count = region_names(dataset), min(images, len(dataset))
-    if count < 1:
+    if images < 1:
         raise ValueError(f"images must be at least 1, got {images}")
-    places = [place * len(dataset) // count for place in range(count)]
+    names, places = region_names(dataset), spread_places(len(dataset), images)
+    count = len(places)
     device = next(network.parameters()).device
     found = []
     hidden = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
@@ -122,14 +123,44 @@ def _combine(trees: list[object], leaf: Callable[[list[object]], object]) -> obj
     return leaf(trees)
 
 
+def spread_places(length: int, count: int) -> list[int]:
+    """``count`` of the numbers below ``length``, at even distances from 0 on; all where there are fewer."""
+    count = min(count, length)
+    return [place * length // count for place in range(count)]
+
+
+def examples(network: CRASMRA | PlainNetwork, pictures: Tensor, statistics: str) -> list[dict[str, object]]:
+    """The maps of single images, uint8 (B, 3, H, W), small enough to keep: for each image, by kind, one for each
+    stage, with ``cells`` (h, w) and ``levels``, a byte for each cell, 255 the map's maximum, in hexadecimal digits.
+    """
+    maps = attention_maps(network, normalise(pictures, statistics))
+    return [
+        {kind: [packed(found[image]) for found in stages] for kind, stages in maps.items()}
+        for image in range(len(pictures))
+    ]
+
+
+def packed(found: Tensor) -> dict[str, object]:
+    """A map (h, w) as ``examples`` keeps it; what is below 0 counts as 0."""
+    positive = found.detach().float().cpu().clamp_min(0)
+    levels = 255 * positive / positive.amax().clamp_min(torch.finfo(positive.dtype).tiny)
+    return {"cells": list(found.shape), "levels": levels.round().to(torch.uint8).numpy().tobytes().hex()}
+
+
+def unpacked(kept: Mapping[str, object]) -> Tensor:
+    """The map (h, w) in [0, 1] that ``packed`` kept."""
+    return torch.tensor(list(bytes.fromhex(kept["levels"]))).float().view(*kept["cells"]) / 255
+
+
 def measure_run(
-    run: str | Path, *, images: int = 300, checkpoint: str = "chosen", progress: bool = True
+    run: str | Path, *, images: int = 300, shown: int = 0, checkpoint: str = "chosen", progress: bool = True
 ) -> dict[str, object]:
     """Measure the maps of a finished run on the test images of its data set; ``images`` and the result's
     ``attention`` as in ``measure``.
 
-    The result also has ``trained``, the run's run.json, and where and with what it was ``measured``. Raises ValueError
-    for a run that is not there, not finished or of other data.
+    The result also has ``trained``, the run's run.json without folders, where and with what it was ``measured``, and
+    ``examples``: of ``shown`` images, spread evenly over the test set, the ``place`` in it and the ``maps`` as in
+    ``examples``. Raises ValueError for a run that is not there, not finished or of other data.
     """
     record = read_run(run)
     if record["status"] != "finished":
@@ -140,48 +171,14 @@ def measure_run(
         raise ValueError(f"the classes of {recipe.dataset} are not those that {run} was trained on")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
+    places = spread_places(len(dataset), shown)
+    kept = []
+    if places:
+        pictures = torch.stack([regions(dataset, place)[0] for place in places]).to(device)  # uint8 (B, 3, H, W)
+        kept = examples(network, pictures, recipe.normalisation)
     return {
-        "trained": record,
+        "trained": machine_free(record),
         "measured": {"checkpoint": checkpoint, "test_fingerprint": dataset.fingerprint} | provenance(device),
         "attention": measure(network, dataset, statistics=recipe.normalisation, images=images, progress=progress),
+        "examples": [{"place": place, "maps": maps} for place, maps in zip(places, kept, strict=True)],
     }
-
-
-def table(attention: Mapping[str, object]) -> str:
-    """What ``measure`` or ``over_seeds`` returned as a Markdown table: a row for each map of each stage, in percent,
-    with half the width of the interval where there are several seeds.
-
-    "flat" is what a map without any structure would have. Of the parts, the one is named on which the map's mass is
-    largest in relation to that, with the ratio.
-    """
-    names = attention["regions"]
-    parts = names[: names.index("object")]
-    told = [name for name in ("object", "distinguishing") if name in names]
-    head = ["map", "stage", *(f"{what} on {name}" for name in told for what in ("mass", "peak", "flat"))]
-    lines = [[*head, *(["most on"] if parts else []), "entropy", "overlap"]]
-    lines.append(["---"] * len(lines[0]))
-    for kind, found in attention["maps"].items():
-        for stage, row in enumerate(found["stages"], start=3):
-            line = [MAPS[kind], str(stage)]
-            line += [_percent(row[what][name]) for name in told for what in ("mass", "peak", "uniform")]
-            if parts:
-                shares = {name: (_mean(row["mass"][name]), _mean(row["uniform"][name])) for name in parts}
-                ratios = {name: share / flat for name, (share, flat) in shares.items() if share is not None and flat}
-                most = max(ratios, key=ratios.get, default=None)
-                line.append("-" if most is None else f"{most} x {ratios[most]:.1f}")
-            lines.append([*line, _percent(row["entropy"]), _percent(found["overlap"])])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _mean(value: float | None | Mapping[str, float | None]) -> float | None:
-    """A value of one result, or its mean over seeds."""
-    return value["mean"] if isinstance(value, Mapping) else value
-
-
-def _percent(value: float | None | Mapping[str, float | None]) -> str:
-    """A share for the table."""
-    mean = _mean(value)
-    if mean is None:
-        return "-"
-    high = value["high"] if isinstance(value, Mapping) else None
-    return f"{100 * mean:.1f}" + ("" if high is None else f" ± {100 * (high - mean):.1f}")

@@ -16,6 +16,7 @@ from cra_smra.attention import entropy, overlap
 from cra_smra.cli import main
 from cra_smra.data.transforms import normalise
 from cra_smra.explain import explain
+from cra_smra.measured_attention import unpacked
 from cra_smra.model import PlainNetwork
 from cra_smra.saved import geometry, read_trained
 
@@ -129,9 +130,11 @@ def test_an_explanation_has_maps_and_what_the_attention_did(trained, photograph)
     facts = found.facts["maps"]["smram"]
     assert facts["entropy"] == pytest.approx(entropy(inspected.attention)[0].tolist(), abs=1e-6)
     assert facts["overlap"] == pytest.approx(overlap(inspected.attention).item())
-    assert facts["cells"] == [[2, 2]] * 3
+    assert [stage["cells"] for stage in facts["stages"]] == [[2, 2]] * 3
+    for found_map, kept in zip(found.maps["smram"], facts["stages"], strict=True):
+        assert torch.allclose(unpacked(kept), found_map / found_map.max(), atol=0.003)
     assert {kind: [list(x.shape) for x in stages] for kind, stages in found.maps.items()} == {
-        kind: facts["cells"] for kind, facts in found.facts["maps"].items()
+        kind: [stage["cells"] for stage in facts["stages"]] for kind, facts in found.facts["maps"].items()
     }
 
 

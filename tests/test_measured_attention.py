@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from scipy.stats import ttest_1samp
 from conftest import refused
 from cra_smra import Recipe, measured_attention, train
 from cra_smra.attention import attention_maps, overlap, top_pixels
+from cra_smra.attention_tables import by_row, rows_table, table
 from cra_smra.cli import main
 from cra_smra.coverage import (
     boxes_as_masks,
@@ -31,8 +33,18 @@ from cra_smra.data import Split, load_dataset
 from cra_smra.data.birds import PARTS, Birds
 from cra_smra.data.make import make
 from cra_smra.data.transforms import normalise, resize_and_crop
+from cra_smra.experiments import machine_free
 from cra_smra.explain import explain
-from cra_smra.measured_attention import measure, measure_maps, measure_run, over_seeds, table
+from cra_smra.grids import Row
+from cra_smra.measured_attention import (
+    examples,
+    measure,
+    measure_maps,
+    measure_run,
+    over_seeds,
+    spread_places,
+    unpacked,
+)
 from cra_smra.model import PlainNetwork
 from cra_smra.plots_attention import attention_rows, attention_sweep, part_shares
 from cra_smra.saved import read_trained
@@ -491,10 +503,46 @@ def test_table_shows_the_numbers_in_percent(measured):
 def test_a_run_is_measured_with_its_provenance(trained, measured):
     found = measure_run(trained, images=8, progress=False)
     assert_close(found["attention"], measured)
-    assert found["trained"] == json.loads((trained / "run.json").read_text())
+    assert found["trained"] == machine_free(json.loads((trained / "run.json").read_text()))
+    assert found["examples"] == []
     assert found["measured"]["checkpoint"] == "chosen" and "torch" in found["measured"]["versions"]
     assert len(found["measured"]["test_fingerprint"]) == 16
     json.dumps(found, allow_nan=False)
+
+
+def test_maps_of_single_images_come_back_from_their_levels(trained, loaded):
+    network, dataset = loaded
+    kept = measure_run(trained, images=2, shown=3, progress=False)["examples"]
+    assert [example["place"] for example in kept] == spread_places(24, 3) == [0, 8, 16]
+    pictures = torch.stack([regions(dataset, place)[0] for place in (0, 8, 16)])
+    alone = attention_maps(network, normalise(pictures[1:2], "imagenet"))
+    assert kept[1]["maps"].keys() == alone.keys()
+    for kind, stages in alone.items():
+        for found, stored in zip(stages, kept[1]["maps"][kind], strict=True):
+            positive = found[0].clamp_min(0)
+            assert torch.allclose(unpacked(stored), positive / positive.max().clamp_min(1e-30), atol=0.003), kind
+    assert examples(network, pictures, "imagenet")[2] == kept[2]["maps"]
+    assert spread_places(2, 5) == [0, 1] and spread_places(10, 0) == []
+
+
+def test_rows_of_a_grid_find_their_results_and_stand_in_one_table(trained):
+    found = measure_run(trained, images=4, progress=False)
+    again = json.loads(json.dumps(found))
+    again["trained"]["recipe"]["seed"] = again["trained"]["seed"] = 7
+    again["attention"] = changed(found["attention"], 0.5)
+    recipe = Recipe.from_dict(found["trained"]["recipe"])
+    rows = [Row("whole", recipe), Row("other", replace(recipe, delta=0.5)), Row("again", replace(recipe, seed=9))]
+    kept = by_row([again, found], rows)
+    assert kept == {"whole": [found, again], "other": [], "again": [found, again]}
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows_table(kept, "smram").splitlines()]
+    assert len({len(line) for line in lines}) == 1 and lines[3][:3] == ["other", "0", "not run"]
+    told = dict(zip(lines[0], lines[2], strict=True))
+    both = over_seeds([found["attention"], again["attention"]])["maps"]["smram"]
+    assert told["seeds"] == "2" and told["overlap of the stages"].startswith(f"{100 * both['overlap']['mean']:.1f} ± ")
+    masses = [f"{100 * stage['mass']['object']['mean']:.1f}" for stage in both["stages"]]
+    assert told["mass on the bird"] == ", ".join(masses)
+    kept["whole"][0]["attention"]["maps"].pop("smram"), kept["whole"][1]["attention"]["maps"].pop("smram")
+    assert "| whole | 0 | no such map |" in rows_table(kept, "smram")
 
 
 def run(capsys, *arguments):

@@ -22,9 +22,12 @@ def run(argv: list[str]) -> None:
         """The folder for a result RUN.json of each; by default attention.json in each run directory."""
         images: int = 300
         """Test images to measure on, spread evenly over the classes."""
+        shown: int = 0
+        """Test images whose maps are kept in the result, for figures; spread evenly over the classes."""
 
     options = tyro.cli(Measure, prog="cra-smra measure", args=argv)
-    from cra_smra.measured_attention import measure_run, table  # late: slow to import
+    from cra_smra.attention_tables import table  # late, as all below: slow to import
+    from cra_smra.measured_attention import measure_run
     from cra_smra.runs import write_json
 
     if not options.runs:
@@ -36,6 +39,6 @@ def run(argv: list[str]) -> None:
     if len({target.resolve() for target in targets.values()}) < len(options.runs):
         raise ValueError("two of the runs would write the same result: name each once, or leave --out away")
     for name, target in targets.items():
-        found = measure_run(name, images=options.images)
+        found = measure_run(name, images=options.images, shown=options.shown)
         write_json(target, found)
         print(f"{target}: {found['attention']['images']} test images\n{table(found['attention'])}")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cra_smra.grids import Row, spelt
+from cra_smra.grids import GRIDS, Row, spelt
 from cra_smra.model import fuse
 from cra_smra.recipes import Recipe
 from cra_smra.runs import read_run, write_json
@@ -88,7 +88,8 @@ def run_cell(cell: Cell, rows: Sequence[Row], out: Path, results: Path, *, progr
 def stored_cell(cell: Cell, rows: Sequence[Row], results: Path) -> dict[str, object] | None:
     """The result of one cell in the folder ``results`` or in another grid's folder beside it; None if there is none."""
     name = f"{cell_name(cell.recipe)}.json"
-    place = next((path for path in (results / name, *sorted(results.parent.glob(f"*/{name}"))) if path.is_file()), None)
+    folders = (results, *(results.parent / grid for grid in GRIDS))  # others there are no grids, such as attention
+    place = next((folder / name for folder in folders if (folder / name).is_file()), None)
     return None if place is None else read_result(place, cell.recipe) | heading(cell.row, rows)
 
 

@@ -31,7 +31,7 @@ QUICK = {
             "backbone": "efficientnet_lite0",
             "normalisation": "lite",
             "image_size": 224,
-            "epochs": 30,
+            "epochs": 6,
             "lr_backbone": 0.01,
             "lr_cram": 0.01,
             "lr_heads": 0.01,

@@ -20,7 +20,7 @@ from torch import nn
 from conftest import refused, tiny
 from cra_smra import Recipe, train
 from cra_smra.cli import main
-from cra_smra.experiments import cell_name, cells, count_flops, right_images, run_cell
+from cra_smra.experiments import cell_name, cells, count_flops, right_images, run_cell, stored_cell
 from cra_smra.grids import base_recipe, grid
 from cra_smra.runs import read_run
 from cra_smra.tables import HELD_OUT, markdown, table
@@ -165,6 +165,16 @@ def test_two_grids_share_a_cell_though_the_run_is_gone(ablated, tmp_path):
     assert found["row"] == "delta 0.9" and len(found["rows"]) == 7 and original["row"] == "heads + CRAM + SMRAM"
     place = ("row", "rows", "against")
     assert {k: v for k, v in found.items() if k not in place} == {k: v for k, v in original.items() if k not in place}
+
+
+def test_a_file_of_the_same_name_that_is_no_grid_s_is_left_alone(ablated, tmp_path):
+    """Measured attention lies beside the grids, under the names of the same runs."""
+    cell = cells(ROWS, 1)[3]
+    (tmp_path / "attention").mkdir()
+    (tmp_path / "attention" / f"{cell_name(cell.recipe)}.json").write_text('{"attention": {}}')
+    assert stored_cell(cell, ROWS, tmp_path / "table3") is None
+    found = run_cell(cell, ROWS, ablated, tmp_path / "table3")
+    assert found == results(ablated)[cell_name(cell.recipe)]
 
 
 def test_a_result_that_was_lost_is_made_again_from_the_finished_run(ablated, tmp_path):

@@ -1,6 +1,10 @@
 """The command ``cra-smra``."""
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 USAGE = """usage: cra-smra COMMAND ...
@@ -25,8 +29,8 @@ COMMANDS = ("train", "eval", "predict", "explain", "measure", "ablate", "export"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command; exits with 0, 1 (it failed, one line says why), 2 (wrong usage)
-    or 130 (interrupted).
+    """Run the command; exits with 0, 1 (it failed, one line says why), 2 (wrong usage),
+    130 (interrupted) or 143 (told to end).
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
@@ -39,16 +43,41 @@ def main(argv: list[str] | None = None) -> None:
         )
         sys.exit(2)
     try:
-        import_module(f"cra_smra.commands.{argv[0]}").run(argv[1:])
-    except KeyboardInterrupt:
+        with terminable():
+            import_module(f"cra_smra.commands.{argv[0]}").run(argv[1:])
+    except (KeyboardInterrupt, Terminated) as stop:
+        what, code = ("interrupted", 130) if isinstance(stop, KeyboardInterrupt) else ("told to end", 143)
         print(
-            "cra-smra: interrupted; a training goes on when the same command is given again",
+            f"cra-smra: {what}; a training goes on after its last whole epoch when the same command is given again",
             file=sys.stderr,
         )
-        sys.exit(130)
+        sys.exit(code)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         print(f"cra-smra: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+class Terminated(BaseException):
+    """SIGTERM came. No Exception, so that nothing takes it for a failure and goes on."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM, which schedulers send before they kill, end the work as Ctrl-C does: what is half-written is
+    removed. Elsewhere than in the main thread it stays as it is.
+    """
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def one_line(error: Exception) -> str:

@@ -79,7 +79,8 @@ def run_cell(cell: Cell, rows: Sequence[Row], out: Path, results: Path, *, progr
     result = stored_cell(cell, rows, results)
     if result is None:
         result = heading(cell.row, rows) | train_cell(cell.recipe, out / name, progress)
-        (out / name / "checkpoints" / "last.pt").unlink(missing_ok=True)  # two thirds of its size, for resuming only
+        for checkpoint in ("last.pt", "previous.pt"):  # most of its size, for resuming only
+            (out / name / "checkpoints" / checkpoint).unlink(missing_ok=True)
     if not (results / f"{name}.json").is_file():
         write_json(results / f"{name}.json", result)
     return result

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -109,7 +110,8 @@ def provenance(device: torch.device) -> dict[str, object]:
 
 def resume_point(run: Path, recipe: Recipe) -> dict[str, object] | None:
     """The last whole epoch of an interrupted run in ``run``, or None when nothing has
-    been trained there yet.
+    been trained there yet. Where its checkpoint is damaged, the epoch before it, and a
+    line on standard error says so.
     """
     if not (run / "run.json").is_file():
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
@@ -125,8 +127,17 @@ def resume_point(run: Path, recipe: Recipe) -> dict[str, object] | None:
         raise ValueError(
             f"{run} holds a run of another recipe ({'; '.join(changed)}): choose another folder"
         )
-    last = run / "checkpoints" / "last.pt"
-    return read_checkpoint(last) if last.is_file() else None
+    last, previous = (run / "checkpoints" / name for name in ("last.pt", "previous.pt"))
+    if not last.is_file():  # it was killed while the two changed their names
+        return read_checkpoint(previous) if previous.is_file() else None
+    try:
+        return read_checkpoint(last)
+    except ValueError as error:
+        if not previous.is_file():
+            raise
+        state = read_checkpoint(previous)
+        print(f"cra-smra: {error}; going on after epoch {len(state['history'])}, which is whole", file=sys.stderr)
+        return state
 
 
 def save_epoch(
@@ -137,7 +148,7 @@ def save_epoch(
     best: bool,
 ) -> None:
     """Write the metrics and the checkpoints; last.pt comes last, since it is what a
-    resume starts from.
+    resume starts from. The one before is kept as previous.pt.
     """
     weights = network.state_dict()
     if best:
@@ -147,4 +158,8 @@ def save_epoch(
     lines = "".join(json.dumps(row) + "\n" for row in history)
     write_whole(run / "metrics.jsonl", lambda file: file.write(lines.encode()))
     state = {"model": weights, "optimizer": optimizer.state_dict(), "history": history}
-    write_whole(run / "checkpoints" / "last.pt", lambda file: torch.save(state, file))
+    new, last = run / "checkpoints" / "new.pt", run / "checkpoints" / "last.pt"
+    write_whole(new, lambda file: torch.save(state, file))
+    if last.is_file():
+        os.replace(last, last.with_name("previous.pt"))
+    os.replace(new, last)

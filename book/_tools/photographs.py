@@ -1,5 +1,6 @@
-"""Keep what runs say about photographs, for the chapter on attention maps: a JPEG of each as the networks saw it, and for
-each run a folder with a JSON for each photograph. Only for photographs whose licence allows it; it must lie beside them.
+"""Keep what runs say about photographs, for the chapter on attention maps: a JPEG of each as the networks saw it, and
+for each run a folder with a JSON for each photograph. Only for photographs whose licence allows it, which must lie
+beside them.
 
     python book/_tools/photographs.py --run heads RUN --run cram RUN IMAGE ...
 """

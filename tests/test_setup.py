@@ -142,7 +142,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, files):
     wanted = {
         name
         for name in package
-        if name.endswith((".py", "/py.typed")) or name.startswith(results) and name.endswith(".json")
+        if name.endswith((".py", "/py.typed")) or name.startswith(results)
     }
     assert "cra_smra/py.typed" in names
     assert names == wanted

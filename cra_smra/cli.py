@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     except (KeyboardInterrupt, Terminated) as stop:
         what, code = ("interrupted", 130) if isinstance(stop, KeyboardInterrupt) else ("told to end", 143)
         print(
-            f"cra-smra: {what}; a training goes on after its last whole epoch when the same command is given again",
+            f"cra-smra: {what}; a training goes on after its last whole epoch if its command is given again",
             file=sys.stderr,
         )
         sys.exit(code)

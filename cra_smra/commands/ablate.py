@@ -29,8 +29,8 @@ def run(argv: list[str]) -> None:
         """
 
         grid: Annotated[Literal[GRIDS], tyro.conf.Positional]
-        """table3: the modules. table4: delta. table5: gamma. ledger: the other readings, one at a time. remedies: ours.
-        rates: search of the learning rates.
+        """table3: the modules. table4: delta. table5: gamma. ledger: the other readings, one at a time. remedies: ours,
+        normalised maps and an omega that grows. rates: search of the learning rates.
         """
         show: bool = False
         """Print the tables of what is there; train nothing, write nothing. Give the other options as for the runs."""

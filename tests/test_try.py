@@ -61,7 +61,7 @@ async function probe() {
     species: await move("species", "11", "change"), part: await move("part-0", "0", "change"),
     pose: await move("x", "90", "input"), surroundings: await move("surroundings", "42", "input"),
   };
-  const controls = [...doc.querySelectorAll("#try-it select, #try-it input")];
+  const controls = [...doc.querySelectorAll("#try-page select, #try-page input")];
   report.labels = controls.map(control => [control.id, control.labels.length, control.tabIndex]);
   report.width = doc.documentElement.scrollWidth;
   report.loaded = view.performance.getEntriesByType("resource").map(entry => entry.name);
@@ -207,3 +207,12 @@ def test_the_page_is_small_and_has_a_picture_without_scripts():
     text = (BOOK / "try.md").read_text()
     assert re.search(r'<noscript><img src="\.\./_static/try/still\.png" alt="[^"]{20,}"></noscript>', text)
     assert (TRY / "still.png").read_bytes()[:4] == b"\x89PNG" and "Microsoft" in (TRY / "LICENSE").read_text()
+
+
+def test_no_heading_of_the_page_takes_the_name_of_the_box():
+    """Sphinx gives every section an id made from its heading; the script would empty that section."""
+    text = (BOOK / "try.md").read_text()
+    slugs = {re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-") for heading in re.findall(r"^#+ (.+)$", text, re.M)}
+    boxes = re.findall(r'<div id="([^"]+)">', text)
+    assert boxes == ["try-page"] and not slugs & set(boxes)
+    assert 'getElementById("try-page")' in (TRY / "try.js").read_text()

@@ -3,7 +3,7 @@
 
 (function () {
   const folder = new URL(".", document.currentScript.src).href;
-  const page = document.getElementById("try-it");
+  const page = document.getElementById("try-page");
   const POSE = { x: "left to right", y: "up and down", scale: "size", roll: "turn", tilt: "tilt" };
   const CLASSIFIERS = ["stage 3", "stage 4", "stage 5", "joint"];
   let about, birds, network, code, running = false, again = false;

@@ -19,6 +19,27 @@ def two_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small work: two threads on a busy machine are ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def chromium(profile: Path) -> list[str]:
+    """The command of a browser without a window and without network; skips where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("needs chromium, which is not installed")
+    command = [program, "--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    return command + ["--no-sandbox"] * (os.getuid() == 0)
+
+
 def tiny(**changes) -> Recipe:
     """A run of a few seconds."""
     small = {

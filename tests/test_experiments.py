@@ -33,15 +33,7 @@ BASE = replace(
     **{"out_channels": 32, "epochs": 2, "difficulty": "easy"},
 )
 ROWS = grid("table3", BASE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small work: two threads on a busy machine are ten times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,10 @@ from conftest import tiny
 from cra_smra import train
 from cra_smra.runs import read_checkpoint, read_run
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals and reads /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="sends signals and reads /proc"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["cra_smra.train", "conftest"])
@@ -75,16 +78,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert read_run(one)["result"] == read_run(other)["result"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(tmp_path_factory, one_thread) -> Path:
     return train(tiny(**LONG), tmp_path_factory.mktemp("faults") / "whole", progress=False)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import json
-import os
 import re
-import shutil
 import subprocess
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +15,9 @@ from urllib.parse import unquote, urlparse
 import pytest
 
 import build
+from conftest import chromium
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTH = 400  # pixels, a phone
 
 # Loads every page in a frame as wide as a phone and measures what a reader would see.
@@ -113,8 +111,7 @@ def pages(site: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def report(site, tmp_path_factory) -> dict[str, dict]:
     """What the browser found, for each page."""
-    if not CHROMIUM:
-        pytest.skip("needs chromium, which is not installed")
+    command = chromium(tmp_path_factory.mktemp("profile"))
     text = PROBE.replace("PAGES", json.dumps(pages(site))).replace("WIDTH", str(WIDTH))
     (site / "probe.html").write_text(text)
 
@@ -124,11 +121,7 @@ def report(site, tmp_path_factory) -> dict[str, dict]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    command = [CHROMIUM, "--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--window-size=1200,900"]
-    if os.getuid() == 0:
-        command.append("--no-sandbox")
+    command += ["--window-size=1200,900"]
     command += ["--timeout=600000", "--virtual-time-budget=600000", "--dump-dom"]
     address = f"http://127.0.0.1:{server.server_address[1]}/probe.html"
     found = subprocess.run([*command, address], capture_output=True, text=True, timeout=600)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import chromium
 from cra_smra.data.birds import ATTRIBUTES, Birds, noise, render, species, species_names
 from cra_smra.data.drawing import NOISE, NOISE_SIZE
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 TRY = BOOK / "_static" / "try"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 COUNT = 100
 
 PROBE = """<!doctype html><body><iframe id="page" src="book/try.html" width="400" height="900"></iframe><script>
@@ -91,8 +90,7 @@ def given() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, birds) -> dict[str, object]:
     """What a browser without network found on the page."""
-    if not CHROMIUM:
-        pytest.skip("needs chromium, which is not installed")
+    command = chromium(tmp_path_factory.mktemp("profile"))
     site = tmp_path_factory.mktemp("try")
     shutil.copytree(TRY, site / "_static" / "try")
     (site / "book").mkdir()
@@ -116,13 +114,8 @@ def report(tmp_path_factory, birds) -> dict[str, object]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Server, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    command = [CHROMIUM, "--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-port=0"]
-    if os.getuid() == 0:
-        command.append("--no-sandbox")
     browser = subprocess.Popen(
-        [*command, f"http://127.0.0.1:{server.server_address[1]}/probe.html"],
+        [*command, "--remote-debugging-port=0", f"http://127.0.0.1:{server.server_address[1]}/probe.html"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +197,10 @@ def test_a_result_that_is_not_the_cell_s_is_refused(ablated, tmp_path, spoil, me
 def start(out: Path) -> subprocess.Popen:
     code = "import torch; torch.set_num_threads(1); from cra_smra.cli import main; main()"
     command = [sys.executable, "-c", code, "ablate", "table3", *SMALL, "--seeds", "1", "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What a shell starts in the background ignores SIGINT, and so would its children.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, preexec_fn=listen)
 
 
 def stop(process: subprocess.Popen, out: Path, kind: signal.Signals, pause: float) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -140,7 +141,10 @@ def start_run(run, *options: str) -> subprocess.Popen:
     small += ["--batch-size", "8", "--out-channels", "32", "--epochs", "3", "--difficulty", "easy"]
     code = "import torch; torch.set_num_threads(2); from cra_smra.cli import main; main()"
     command = [sys.executable, "-c", code, "train", "birds", *small, *options, "--out", str(run)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What a shell starts in the background ignores SIGINT, and so would its children.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, preexec_fn=listen)
 
 
 def wait_for_epoch(run, epoch: int, process: subprocess.Popen) -> None:
